@@ -1,0 +1,256 @@
+"""An environment: an isolated workspace, its processes and the tool calls executed in it. Owned by the
+environment-manager of the host that it lives on.
+
+The state of a call is always derivable: requested (the run's log), then here started, completed, failed,
+interrupted or uncertain. A call that changes nothing (effects ``none``) needs no record of its start: to be
+uncertain about it is harmless.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from immutables import Map
+
+from events.content import EMPTY, Content
+from events.kernel import Command, Entity, Event, evolver, replace
+
+EFFECTS = ("none", "workspace", "external")
+
+
+class PrepareEnvironment(Command, frozen=True, kw_only=True):
+    """Make the workspace, or find it as it is. ``bases`` are branches or commits merged onto the base branch.
+
+    ``secrets`` maps names of environment variables to references that are resolved on the host.
+    """
+
+    task_id: str
+    repository_url: str
+    base_branch: str = ""
+    bases: tuple[str, ...] = ()
+    secrets: dict[str, str] = {}
+    isolation: str = "worktree"
+
+
+class ExecuteTool(Command, frozen=True, kw_only=True):
+    """Execute a call that the log already holds as requested. ``arguments`` is a JSON object as text.
+
+    ``run_id`` names whose output it is. ``check_stage`` is set where a gate asks rather than an agent: the answer
+    then also goes to the scheduler.
+    """
+
+    call_id: str
+    run_id: str
+    task_id: str
+    tool: str
+    arguments: str
+    effects: str = "workspace"
+    retry: str = "never"
+    time_limit_seconds: float = 600.0
+    idle_limit_seconds: float = 0.0
+    check_stage: str = ""
+
+
+class InterruptCall(Command, frozen=True, kw_only=True):
+    """End the process tree of a call: its run was cancelled or is over its limits."""
+
+    call_id: str
+    reason: str
+
+
+class PublishBranch(Command, frozen=True, kw_only=True):
+    """Push the workspace's last checkpoint as the task's branch and open its pull request."""
+
+    task_id: str
+    stage: str
+    check_id: str
+    title: str
+    description: str
+
+
+class RemoveEnvironment(Command, frozen=True, kw_only=True):
+    """End what runs in it and remove the workspace. Checkpoints stay."""
+
+    reason: str = ""
+
+
+class EnvironmentPrepared(Event, frozen=True, kw_only=True):
+    """``commit`` is the first checkpoint, ``base_commit`` where the base branch stood."""
+
+    task_id: str
+    host: str
+    isolation: str
+    repository_url: str
+    base_branch: str
+    base_commit: str
+    commit: str
+    tree: str
+    workspace: str
+    secrets: dict[str, str] = {}
+
+
+class EnvironmentPreparationFailed(Event, frozen=True, kw_only=True):
+    """``cause`` is a slug (``repository-not-found``, ``merge-conflict`` …), ``detail`` what git or the host said."""
+
+    task_id: str
+    cause: str
+    detail: str
+    retryable: bool = False
+
+
+class ToolCallStarted(Event, frozen=True, kw_only=True):
+    """Written before anything happens in the world."""
+
+    call_id: str
+    run_id: str
+    tool: str
+    effects: str = "workspace"
+    retry: str = "never"
+
+
+class ToolCallCompleted(Event, frozen=True, kw_only=True):
+    """The tool ran to its end. ``exit_code`` is None for a tool that is no process.
+
+    ``checkpoint`` and ``tree`` are set where the workspace changed. ``output_bytes`` counts all that was printed,
+    ``truncated`` says that ``content`` holds less than that.
+    """
+
+    call_id: str
+    run_id: str
+    tool: str
+    duration_ms: int
+    content: Content = EMPTY
+    exit_code: int | None = None
+    checkpoint: str = ""
+    tree: str = ""
+    output_bytes: int = 0
+    truncated: bool = False
+
+
+class ToolCallFailed(Event, frozen=True, kw_only=True):
+    """The tool could not do what was asked. ``cause`` is a slug, ``detail`` is what the agent is told."""
+
+    call_id: str
+    run_id: str
+    tool: str
+    cause: str
+    detail: str
+    duration_ms: int = 0
+    content: Content = EMPTY
+    exit_code: int | None = None
+    checkpoint: str = ""
+    tree: str = ""
+    output_bytes: int = 0
+    truncated: bool = False
+
+
+class ToolCallInterrupted(Event, frozen=True, kw_only=True):
+    """The call was ended from outside before it was done."""
+
+    call_id: str
+    run_id: str
+    tool: str
+    reason: str
+    checkpoint: str = ""
+    tree: str = ""
+
+
+class ToolCallUncertain(Event, frozen=True, kw_only=True):
+    """Started, without a result, its process gone. ``resolution`` says what follows: ``execute-again``,
+    ``restore-and-execute-again`` (from ``restored`` checkpoint) or ``told-agent`` (it is not repeated)."""
+
+    call_id: str
+    run_id: str
+    tool: str
+    resolution: str
+    detail: str
+    restored: str = ""
+
+
+class BranchPushed(Event, frozen=True, kw_only=True):
+    check_id: str
+    branch: str
+    commit: str
+    remote: str
+
+
+class BranchRefused(Event, frozen=True, kw_only=True):
+    """The remote did not take the branch; ``detail`` is what it said."""
+
+    check_id: str
+    branch: str
+    detail: str
+
+
+class EnvironmentRemoved(Event, frozen=True, kw_only=True):
+    reason: str = ""
+
+
+CallEnd = ToolCallCompleted | ToolCallFailed | ToolCallInterrupted
+
+_END_NAMES: dict[type[Event], str] = {
+    ToolCallCompleted: "completed",
+    ToolCallFailed: "failed",
+    ToolCallInterrupted: "interrupted",
+}
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """``prepared`` is None until the workspace stands. ``ended`` maps the id of every call that ended to how it did:
+    ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied)."""
+
+    id: str
+    prepared: EnvironmentPrepared | None = None
+    failure: EnvironmentPreparationFailed | None = None
+    removed: bool = False
+    checkpoint: str = ""
+    tree: str = ""
+    running: dict[str, ToolCallStarted] = {}
+    ended: Map[str, str] = Map()
+    pushed: dict[str, BranchPushed | BranchRefused] = {}
+
+    def knows(self, call: str) -> bool:
+        return call in self.running or call in self.ended
+
+
+def _prepared(state: Environment, event: EnvironmentPrepared) -> Environment:
+    return replace(state, prepared=event, failure=None, removed=False, checkpoint=event.commit, tree=event.tree)
+
+
+def _call_started(state: Environment, event: ToolCallStarted) -> Environment:
+    return replace(state, running={**state.running, event.call_id: event})
+
+
+def _call_ended(state: Environment, event: CallEnd) -> Environment:
+    running = state.running
+    if event.call_id in running:
+        running = {key: value for key, value in running.items() if key != event.call_id}
+    return replace(
+        state,
+        running=running,
+        ended=state.ended.set(event.call_id, _END_NAMES[type(event)]),
+        checkpoint=event.checkpoint or state.checkpoint,
+        tree=event.tree or state.tree,
+    )
+
+
+def _pushed(state: Environment, event: BranchPushed | BranchRefused) -> Environment:
+    return replace(state, pushed={**state.pushed, event.check_id: event})
+
+
+ENVIRONMENT: Entity[Environment] = Entity(
+    name="environment",
+    initial=lambda id: Environment(id=id),
+    evolve=evolver(
+        {
+            EnvironmentPrepared: _prepared,
+            EnvironmentPreparationFailed: lambda state, event: replace(state, failure=event),
+            ToolCallStarted: _call_started,
+            ToolCallCompleted: _call_ended,
+            ToolCallFailed: _call_ended,
+            ToolCallInterrupted: _call_ended,
+            BranchPushed: _pushed,
+            BranchRefused: _pushed,
+            EnvironmentRemoved: lambda state, event: replace(state, removed=True, running={}),
+        }
+    ),
+)
