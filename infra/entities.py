@@ -1,0 +1,134 @@
+"""Entities: load with revision, decide, append at that revision, decide again where somebody was faster.
+
+Every writer of an entity goes through ``EntityStore.decide``. It keeps the states of the entities that were used
+last, so that the only writer of an entity costs one append a decision; a conflict throws the kept state away.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+
+from events.envelope import CommandEnvelope, Envelope, Recorded
+from events.errors import RevisionConflict
+from events.kernel import Entity, Event
+from infra.ports import Clock, EventLog
+
+ATTEMPTS = 5
+KEPT_STATES = 10_000
+
+S = TypeVar("S")
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Why a decision is made: its id (a repeat with the same id appends once), who asked, what led to it."""
+
+    id: str
+    actor: str = ""
+    correlation: str = ""
+    causation: str = ""
+    trace: str = ""
+
+    @classmethod
+    def of(cls, envelope: CommandEnvelope, suffix: str = "") -> Cause:
+        return cls(
+            id=envelope.id + suffix,
+            actor=envelope.actor,
+            correlation=envelope.correlation or envelope.id,
+            causation=envelope.id,
+            trace=envelope.trace,
+        )
+
+
+class Decision(msgspec.Struct, Generic[S], frozen=True):
+    """The state after a decision, its revision, and the events it appended (none where it was made already)."""
+
+    state: S
+    revision: int
+    events: tuple[Event, ...]
+
+
+class EntityStore(Generic[S]):
+    def __init__(self, log: EventLog, entity: Entity[S], clock: Clock) -> None:
+        self._log = log
+        self._entity = entity
+        self._clock = clock
+        self._kept: OrderedDict[str, tuple[S, int]] = OrderedDict()
+
+    async def load(self, id: str) -> tuple[S, int]:
+        """The present state and revision: what is kept, brought up to date with the log."""
+        return self.apply(id, await self._log.load(self._entity.name, id, after=self._revision(id)))
+
+    def peek(self, id: str) -> tuple[S, int] | None:
+        """The kept state, which is at or behind the log; None where nothing is kept."""
+        return self._kept.get(id)
+
+    def apply(self, id: str, records: Sequence[Recorded]) -> tuple[S, int]:
+        """Fold records that were read elsewhere (those already folded are skipped)."""
+        state, revision = self._kept.get(id) or (self._entity.initial(id), 0)
+        for record in records:
+            if record.sequence > revision:
+                for event in record.envelope.events:
+                    state = self._entity.evolve(state, event)
+                revision = record.sequence
+        self._keep(id, state, revision)
+        return state, revision
+
+    async def decide(self, id: str, cause: Cause, decide: Callable[[S], Sequence[Event]]) -> Decision[S]:
+        """Append what ``decide`` answers for the present state, at its revision.
+
+        ``decide`` may run several times, must be pure, and may raise ``CommandRejected``. Raises
+        ``RevisionConflict`` after five lost races, ``Transient`` where the log cannot be reached.
+        """
+        kept = self._kept.get(id)
+        state, revision = kept if kept is not None else await self.load(id)
+        for _ in range(ATTEMPTS):
+            events = tuple(decide(state))
+            if not events:
+                return Decision(state, revision, ())
+            envelope = Envelope(
+                id=cause.id,
+                tenant=self._log.tenant,
+                entity=self._entity.name,
+                entity_id=id,
+                time=self._clock.now(),
+                events=events,
+                actor=cause.actor,
+                correlation=cause.correlation,
+                causation=cause.causation,
+                trace=cause.trace,
+            )
+            try:
+                appended = await self._log.append(envelope, expected=revision)
+            except RevisionConflict:
+                state, revision = await self.load(id)
+            except BaseException:
+                # It may be in the log without our knowing: what is kept is not to be trusted.
+                self._kept.pop(id, None)
+                raise
+            else:
+                for event in events:
+                    state = self._entity.evolve(state, event)
+                self._keep(id, state, appended)
+                return Decision(state, appended, events)
+        message = f"{self._entity.name} {id} was changed by others {ATTEMPTS} times in a row"
+        raise RevisionConflict(message)
+
+    def forget(self, id: str) -> None:
+        self._kept.pop(id, None)
+
+    def _revision(self, id: str) -> int:
+        kept = self._kept.get(id)
+        return kept[1] if kept is not None else 0
+
+    def _keep(self, id: str, state: S, revision: int) -> None:
+        kept = self._kept.get(id)
+        if kept is not None and kept[1] > revision:
+            return
+        self._kept[id] = (state, revision)
+        self._kept.move_to_end(id)
+        if len(self._kept) > KEPT_STATES:
+            self._kept.popitem(last=False)

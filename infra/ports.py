@@ -1,0 +1,169 @@
+"""What services need from the plumbing, in their own words. ``infra.jetstream`` and ``infra.memory`` implement it.
+
+One contract suite (``tests/contract``) runs over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from events.content import Content
+from events.envelope import CommandEnvelope, Envelope, Outcome, Recorded
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The present, in UTC."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class Following(Protocol):
+    """A live view of the log that goes on until it is closed."""
+
+    async def close(self) -> None: ...
+
+
+class EventLog(Protocol):
+    """The tenant's events, in their one order. A revision is the sequence of an entity's last message, 0 for none."""
+
+    @property
+    def tenant(self) -> str: ...
+
+    async def append(self, envelope: Envelope, *, expected: int) -> int:
+        """Append one decision if the entity is still at revision ``expected``; answer its new revision.
+
+        A repeat of the same decision (its id is the last message's) answers the revision it got the first time.
+        Raises ``RevisionConflict`` where another decision came first, ``Transient`` where the log cannot be
+        reached: then the decision may or may not be there, and the same append can be tried again.
+        """
+
+    async def load(self, entity: str, id: str, *, after: int = 0) -> list[Recorded]:
+        """Every decision of one entity with a sequence above ``after``, in order."""
+
+    async def last(self, entity: str, id: str) -> Recorded | None:
+        """The last decision of one entity, cheaply."""
+
+    async def last_sequence(self) -> int:
+        """The sequence of the last message of the whole log, 0 where it is empty."""
+
+    async def created_at(self) -> datetime:
+        """When the log was made: a snapshot or read model of another log must not be used with this one."""
+
+    def replay(
+        self, *, after: int = 0, until: int | None = None, entities: Sequence[str] = ()
+    ) -> AsyncIterator[list[Recorded]]:
+        """Batches of what is in the log now with ``after`` < sequence ≤ ``until``, only the named entities if any."""
+
+    async def follow(
+        self, deliver: Callable[[Recorded], None], *, after: int, entities: Sequence[str] = ()
+    ) -> Following:
+        """Call ``deliver`` with every decision above ``after``, now and as it comes: in order, without loss.
+
+        Survives disconnections. Junk on a subject is counted and skipped. ``deliver`` must not block.
+        """
+
+
+class CommandBus(Protocol):
+    """Sends commands. Subjects follow from the service, the target and the envelope's entity and id."""
+
+    async def send(self, service: str, target: str, envelope: CommandEnvelope) -> bool:
+        """Durably hand the command over. False where an open job of the same run is there already (RUNS only).
+
+        A repeat with the same envelope id within two minutes is sent once. Raises ``Transient``.
+        """
+
+    def cast(self, service: str, target: str, envelope: CommandEnvelope) -> None:
+        """Send without waiting to know; for commands that are derived from events again if they are lost."""
+
+    async def ask(
+        self, service: str, target: str, envelope: CommandEnvelope, *, timeout_seconds: float
+    ) -> Outcome | None:
+        """Send durably and wait for the outcome; None where it is not known in time. Raises ``Transient``."""
+
+
+# Answers with the outcome for whoever waits for it, or None where there is nothing to say.
+CommandHandler = Callable[[CommandEnvelope], Awaitable[Outcome | None]]
+
+
+class ContentStore(Protocol):
+    """Payloads by the SHA-256 of their bytes."""
+
+    async def put(self, data: bytes) -> str:
+        """Keep ``data``; answer its digest. Idempotent."""
+
+    async def get(self, digest: str) -> bytes | None:
+        """What was kept under ``digest``, or None."""
+
+
+class OutputChunk(msgspec.Struct, frozen=True):
+    """A piece of what a call printed. ``offset`` is its place in that call's whole output, in bytes.
+
+    A restarted writer may send a piece again: a reader skips what lies below the offset it has reached.
+    """
+
+    sequence: int
+    time: datetime
+    call_id: str
+    offset: int
+    data: bytes
+
+
+class OutputStore(Protocol):
+    async def write(self, run_id: str, call_id: str, offset: int, data: bytes) -> None:
+        """Durably append a chunk (at most 256 KiB)."""
+
+    async def read(self, run_id: str, *, after: int = 0) -> list[OutputChunk]:
+        """The chunks of a run with a sequence above ``after`` that are there now, in order (at most 1,000)."""
+
+    async def follow(self, run_id: str, deliver: Callable[[OutputChunk], None], *, after: int = 0) -> Following:
+        """Every chunk of a run above ``after``, now and as it comes."""
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A command that could not be handled. ``sequence`` names it; ``subject`` is where it was read and goes again."""
+
+    sequence: int
+    time: datetime
+    service: str
+    subject: str
+    reason: str
+    detail: str
+    deliveries: int
+    data: bytes
+
+
+class DeadLetters(Protocol):
+    async def put(self, service: str, subject: str, data: bytes, *, reason: str, detail: str, deliveries: int) -> None:
+        """Durably keep a command that could not be handled."""
+
+    async def list(self, *, after: int = 0, limit: int = 100) -> list[DeadLetter]: ...
+
+    async def get(self, sequence: int) -> DeadLetter | None: ...
+
+    async def resend(self, sequence: int) -> DeadLetter | None:
+        """Publish it to its subject again, then remove it here; None where there is none such."""
+
+
+async def store_content(store: ContentStore, text: str, *, inline: bool = True) -> Content:
+    """``text`` as content: inline where it is small and may be, else kept in the store."""
+    from events.content import INLINE_LIMIT_BYTES, Inline, Stored
+
+    data = text.encode()
+    if inline and len(data) <= INLINE_LIMIT_BYTES:
+        return Inline(text)
+    return Stored(digest=await store.put(data), size_bytes=len(data))
+
+
+async def read_content(store: ContentStore, content: Content) -> str:
+    """The text that ``content`` stands for; a note in its place where the store no longer has it."""
+    from events.content import Inline
+
+    if isinstance(content, Inline):
+        return content.text
+    data = await store.get(content.digest)
+    return f"[content {content.digest} is not here]" if data is None else data.decode(errors="replace")

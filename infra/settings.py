@@ -1,0 +1,184 @@
+"""Settings: one file, overridden by environment variables, checked when they are read.
+
+``cairn.toml`` holds the sections below and the agents (``[agents.NAME]``, see ``events.agents``). Every setting of
+``Settings`` can also be given as an environment variable: ``CAIRN_`` and the name in capitals, with ``__`` between
+section and name (``CAIRN_NATS__URL``). A name that is not known is an error, not silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from events.agents import Agent
+from events.errors import CairnError
+from events.names import checked_name
+
+FILE_NAME = "cairn.toml"
+
+
+class SettingsInvalid(CairnError):
+    """The settings cannot be used; the message names the file, the setting and what to write instead."""
+
+
+class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``manage_streams`` is false where an operator makes the streams: then they are verified, not created."""
+
+    url: str = "nats://127.0.0.1:4222"
+    credentials_file: str = ""
+    replicas: int = 1
+    manage_streams: bool = True
+
+
+class Postgres(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    url: str = ""
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: int = 8420
+    max_body_bytes: int = 1_048_576
+    outcome_timeout_seconds: float = 5.0
+
+
+class Scheduling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``agents_at_once`` bounds all agents of all projects."""
+
+    agents_at_once: int = 10
+    retry_delay_seconds: float = 1.0
+    reconcile_seconds: float = 5.0
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``lease_seconds`` is how long a run waits for its runner to show life before another one takes it."""
+
+    host: str = ""
+    pool: str = "any"
+    agents_at_once: int = 64
+    lease_seconds: float = 15.0
+    grace_seconds: float = 20.0
+    output_limit_bytes: int = 1_073_741_824
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``secret`` is a reference; ``events`` are event types, all that notify where it is empty.
+
+    ``allow_private_addresses`` lets the webhook lead to loopback and private addresses.
+    """
+
+    url: str
+    secret: str
+    events: tuple[str, ...] = ()
+    allow_private_addresses: bool = False
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``otlp_endpoint`` is the base URL of an OTLP/HTTP receiver; empty switches the export off.
+
+    ``health_port`` is where a service answers /health, /ready and /metrics; 0 picks a free one, -1 switches it off.
+    """
+
+    otlp_endpoint: str = ""
+    log_level: str = "info"
+    log_format: str = "json"
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``home`` is where everything that Cairn keeps on this host lies."""
+
+    tenant: str = "default"
+    home: str = ".cairn"
+    nats: Nats = Nats()
+    postgres: Postgres = Postgres()
+    gateway: Gateway = Gateway()
+    scheduling: Scheduling = Scheduling()
+    worker: Worker = Worker()
+    telemetry: Telemetry = Telemetry()
+    webhooks: dict[str, Webhook] = {}
+    agents: dict[str, Agent] = {}
+
+    @property
+    def home_path(self) -> Path:
+        return Path(self.home).absolute()
+
+    @property
+    def host(self) -> str:
+        """The worker's name, one subject token."""
+        name = self.worker.host or socket.gethostname()
+        return "".join(c if c.isalnum() or c in "-_" else "-" for c in name) or "worker"
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of ``path`` (``$CAIRN_SETTINGS``, else ``cairn.toml`` here where it exists), with the environment
+    over it. Raises ``SettingsInvalid``."""
+    environ = os.environ if environ is None else environ
+    named = path or (Path(environ["CAIRN_SETTINGS"]) if environ.get("CAIRN_SETTINGS") else None)
+    if named is not None and not named.is_file():
+        message = f"the settings file {named} does not exist."
+        raise SettingsInvalid(message)
+    file = named or Path(FILE_NAME)
+    raw: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            message = f"{file} is no valid TOML: {error}."
+            raise SettingsInvalid(message) from error
+    _overlay(raw, environ)
+    try:
+        settings = msgspec.convert(raw, Settings, strict=False)
+        for name in settings.agents:
+            checked_name(name, "agent")
+        for name in settings.webhooks:
+            checked_name(name, "webhook")
+        checked_name(settings.tenant, "tenant")
+    except (msgspec.ValidationError, CairnError) as error:
+        message = f"{file}: {_hint(str(error))}"
+        raise SettingsInvalid(message) from error
+    return settings
+
+
+_NOT_SETTINGS = {"CAIRN_SETTINGS", "CAIRN_URL", "CAIRN_KEY", "CAIRN_PROMPT_FILE"}
+
+
+def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
+    sections = {field.name for field in msgspec.structs.fields(Settings)}
+    for variable, value in environ.items():
+        if not variable.startswith("CAIRN_") or variable in _NOT_SETTINGS:
+            continue
+        head, *rest = variable.removeprefix("CAIRN_").lower().split("__")
+        if head not in sections or len(rest) > 1:
+            continue  # Others may use the prefix too: an agent sees CAIRN_ variables of its own.
+        if rest:
+            raw.setdefault(head, {})[rest[0]] = value
+        else:
+            raw[head] = value
+
+
+def _hint(message: str) -> str:
+    """msgspec's message with the nearest known name beside a misspelt one."""
+    if "unknown field" not in message:
+        return message
+    wrong = message.split("`")[1]
+    known = {
+        name
+        for struct in (Settings, Nats, Postgres, Gateway, Scheduling, Worker, Webhook, Telemetry, *_agent_structs())
+        for name in struct.__struct_fields__
+    }
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f"{message}. Did you mean `{near[0]}`?" if near else message
+
+
+def _agent_structs() -> tuple[Any, ...]:
+    from events import agents
+
+    return (agents.ModelAgent, agents.ProgramAgent, agents.Limits, agents.Price)
