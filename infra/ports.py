@@ -167,3 +167,52 @@ async def read_content(store: ContentStore, content: Content) -> str:
         return content.text
     data = await store.get(content.digest)
     return f"[content {content.digest} is not here]" if data is None else data.decode(errors="replace")
+
+
+class Delivered(Protocol):
+    """One command as it was handed to this process. Settle it once: ``ack``, ``nak`` or ``terminate``."""
+
+    @property
+    def data(self) -> bytes: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def deliveries(self) -> int:
+        """How often it has been handed out, this time included."""
+
+    @property
+    def token(self) -> str:
+        """By which a later process can give the command back (``CommandSource.give_back``)."""
+
+    async def ack(self) -> None: ...
+
+    async def nak(self, delay_seconds: float = 0.0) -> None: ...
+
+    async def extend(self) -> None:
+        """Say that the work goes on: the lease begins anew."""
+
+    async def terminate(self) -> None: ...
+
+
+class CommandSource(Protocol):
+    """Hands out commands of a work queue, each to one process at a time."""
+
+    async def subscribe(
+        self,
+        durable: str,
+        stream: str,
+        filters: Sequence[str],
+        deliver: Callable[[Delivered], None],
+        *,
+        lease_seconds: float,
+        capacity: Callable[[], int],
+    ) -> Following:
+        """Call ``deliver`` for each command that matches ``filters`` while ``capacity()`` says how many more fit.
+
+        A command that is neither settled nor extended within ``lease_seconds`` is handed out again.
+        """
+
+    async def give_back(self, token: str) -> None:
+        """Hand a command that a dead process held to the next one at once. Harmless where it is settled."""

@@ -1,0 +1,1 @@
+"""Owns environments and pull requests: workspaces, processes, tool execution, checkpoints, pushing."""

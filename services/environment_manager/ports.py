@@ -1,0 +1,131 @@
+"""What the environment-manager needs from git and from processes. ``adapters/`` gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A workspace that stands. ``commit`` and ``tree`` are its first checkpoint."""
+
+    workspace: Path
+    base_branch: str
+    base_commit: str
+    commit: str
+    tree: str
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """A commit on a hidden ref that holds the whole workspace, and its tree."""
+
+    commit: str
+    tree: str
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True):
+    """A branch that the remote took. ``diff`` is the unified diff from the merge base, with git's own wording."""
+
+    commit: str
+    base_branch: str
+    base_commit: str
+    remote: str
+    diff: str
+    files_changed: int
+    lines_added: int
+    lines_removed: int
+
+
+class Workspaces(Protocol):
+    """Git worktrees, one per environment, made from one bare mirror per repository under a lock per repository.
+
+    Every method raises ``Permanent`` with a slug where git refuses for good (``repository-not-found``,
+    ``repository-empty``, ``repository-needs-credentials``, ``branch-not-found``, ``merge-conflict``,
+    ``push-refused``, ``checkpoint-missing``) and ``Transient`` where trying again may help (network, lock, no space).
+    """
+
+    async def prepare(
+        self, environment_id: str, repository_url: str, *, base_branch: str, bases: Sequence[str], restore: str = ""
+    ) -> Prepared:
+        """Make the workspace; where it stands already, answer what stands. ``bases`` are branches or commits merged
+        onto the base branch. With ``restore`` the workspace shows that checkpoint instead."""
+
+    async def checkpoint(self, environment_id: str, message: str) -> Checkpoint:
+        """Record the workspace as it is. Where nothing changed since the last one, answer that one.
+
+        Branches, HEAD and the staged set of the worktree stay untouched.
+        """
+
+    async def tree(self, environment_id: str) -> str:
+        """The tree of the workspace as it is now, without recording it."""
+
+    async def restore(self, environment_id: str, commit: str) -> None:
+        """Make the workspace show ``commit``; files that it does not have are removed (ignored files stay)."""
+
+    async def publish(self, environment_id: str, commit: str, *, branch: str, message: str) -> Published:
+        """Push one commit with the tree of ``commit`` on top of the base branch as ``branch`` (idempotent)."""
+
+    async def merge(self, repository_url: str, *, base: str, head: str, message: str) -> str:
+        """Merge branch ``head`` into ``base`` on the remote; answer the merge commit."""
+
+    async def remove(self, environment_id: str) -> None:
+        """Remove the worktree; checkpoints stay. Idempotent."""
+
+    async def existing(self) -> list[str]:
+        """The ids of all environments that have a directory on this host."""
+
+    def directory(self, environment_id: str) -> Path:
+        """Where the environment's files lie: ``workspace/`` and, beside it, what the shim keeps."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """``idle_seconds`` ends a process that prints nothing for so long; 0 means no limit."""
+
+    seconds: float = 600.0
+    idle_seconds: float = 0.0
+    grace_seconds: float = 20.0
+    output_bytes: int = 1_073_741_824
+
+
+class Exit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a process ended. ``cause`` is exited, signalled, timed-out, idle, output-limit, interrupted or not-found
+    (then ``detail`` says why it could not be started)."""
+
+    cause: str
+    code: int | None
+    duration_ms: int
+    output_bytes: int
+    detail: str = ""
+
+
+class Processes(Protocol):
+    """Processes under a shim: a small supervisor, one per environment, that outlives the environment-manager."""
+
+    async def ready(self, environment_id: str) -> None:
+        """Start the environment's shim, or adopt the one that runs. Idempotent."""
+
+    async def start(
+        self, environment_id: str, call_id: str, argv: Sequence[str], *, env: Mapping[str, str], limits: Limits
+    ) -> None:
+        """Start a process in the workspace. A call id that the shim knows already is not started again."""
+
+    async def wait(
+        self, environment_id: str, call_id: str, on_output: Callable[[int, bytes], None] | None = None
+    ) -> Exit | None:
+        """Wait for the end of a process; ``on_output(offset, data)`` sees what it prints (standard output and error
+        in one, from the first byte) as it comes. None where the process is unknown: it and its shim are gone."""
+
+    async def output(self, environment_id: str, call_id: str, *, limit_bytes: int) -> bytes:
+        """What the call printed: all of it, or its head and its tail around a line that says how much is left out."""
+
+    async def interrupt(self, environment_id: str, call_id: str) -> None:
+        """SIGTERM to the process tree, grace, SIGKILL. Idempotent."""
+
+    async def known(self, environment_id: str) -> dict[str, bool]:
+        """The calls that the environment's files tell of: call id → whether it still runs."""
+
+    async def close(self, environment_id: str) -> None:
+        """End every process of the environment, then its shim, leaving nothing behind. Idempotent."""
