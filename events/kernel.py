@@ -50,7 +50,7 @@ def evolver(handlers: dict[type[Event], Evolver]) -> Callable[[S, Event], S]:
 
     def evolve(state: S, event: Event) -> S:
         handler = handlers.get(type(event))
-        return state if handler is None else handler(state, event)  # type: ignore[no-any-return]
+        return state if handler is None else handler(state, event)
 
     return evolve
 

@@ -17,9 +17,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}\Z")
 def checked_name(value: str, what: str) -> str:
     """``value`` itself if it can name a ``what`` (project, stage, agent …), else ``Invalid``."""
     if not _NAME.match(value):
-        message = (
-            f"{value!r} cannot name a {what}: use up to 63 letters, digits, '-' and '_', starting with a letter."
-        )
+        message = f"{value!r} cannot name a {what}: use up to 63 letters, digits, '-' and '_', starting with a letter."
         raise Invalid(message, slug="invalid-name")
     return value
 

@@ -129,7 +129,7 @@ def find_cycle(edges: dict[str, tuple[str, ...]]) -> list[str]:
         stack = [(start, iter(edges.get(start, ())))]
         path.append(start)
         while stack:
-            node, needs = stack[-1]
+            _node, needs = stack[-1]
             following = next(needs, None)
             if following is None:
                 stack.pop()

@@ -254,9 +254,7 @@ def _started(run: Run, event: RunStarted) -> Run:
 
 
 def _resumed(run: Run, event: RunResumed) -> Run:
-    return replace(
-        run, epoch=event.epoch, host=event.host, runner=event.runner, barren_epochs=run.barren_epochs + 1
-    )
+    return replace(run, epoch=event.epoch, host=event.host, runner=event.runner, barren_epochs=run.barren_epochs + 1)
 
 
 def _responded(run: Run, event: ModelResponded) -> Run:
