@@ -1,0 +1,231 @@
+"""The frame that every service runs in: settings, logs, telemetry, health, JetStream, start, signals, stop.
+
+A service's ``__main__`` is ``sys.exit(run("notifier", start))``, where ``start`` builds the service from a ``Runtime``
+and answers with what can be stopped. While NATS is away the process waits for it, healthy but not ready. SIGTERM or
+SIGINT stops the service within ``worker.grace_seconds``; a second signal ends the process at once. The file
+``<home>/run/<name>.json`` tells where the process answers: ``{"pid": 1234, "health": "http://127.0.0.1:4711"}``.
+
+Exit codes: 0 after a graceful stop, 1 after a failure (said in one log line), 2 where the settings cannot be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import structlog
+import uvloop
+
+from events.errors import Permanent, Transient
+from infra import logs, settings, telemetry
+from infra.clock import SystemClock
+from infra.health import Health
+from infra.jetstream.connection import JetStream
+from infra.ports import Clock
+from infra.settings import Settings, SettingsInvalid
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_SETTINGS = 2
+
+FIRST_RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a service is given to start with."""
+
+    name: str
+    settings: Settings
+    jetstream: JetStream
+    clock: Clock
+    health: Health
+    _failures: asyncio.Queue[BaseException] = field(default_factory=asyncio.Queue, repr=False)
+
+    def guard(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        """End the whole process, to be started anew, if ``task`` ends with an exception that it should not have."""
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self._failures.put_nowait(error)
+
+        task.add_done_callback(ended)
+        return task
+
+
+class Service(Protocol):
+    async def stop(self) -> None:
+        """Give back what is held and end; whatever is not done within the grace is cut off."""
+
+
+Start = Callable[[Runtime], Awaitable[Service]]
+
+
+def run(name: str, start: Start) -> int:
+    """Run the service ``name`` until a signal ends it; answers with the process's exit code."""
+    began = time.monotonic()
+    try:
+        loaded = settings.load()
+        logs.configure(name, loaded.telemetry)
+    except SettingsInvalid as error:
+        sys.stderr.write(f"cairn {name}: {error}\n")
+        return EXIT_SETTINGS
+    telemetry.configure(name, loaded.telemetry)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(name, loaded, start, began))
+    finally:
+        telemetry.shutdown()
+
+
+async def _serve(name: str, settings: Settings, start: Start, began: float) -> int:
+    asked_to_stop = _on_signals()
+    health = Health(name)
+    try:
+        await health.serve(settings.telemetry)
+        with _run_file(settings.home_path / "run" / f"{name}.json", health.url):
+            return await _start_and_stop(name, settings, start, health, asked_to_stop, began)
+    except Permanent as error:
+        log.error("not started", error=str(error))
+        return EXIT_FAILED
+    finally:
+        await health.close()
+
+
+def _on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second one ends the process."""
+    asked = asyncio.Event()
+
+    def receive(number: signal.Signals) -> None:
+        if asked.is_set():
+            log.warning("ended at once by a second signal", signal=number.name)
+            os._exit(128 + number)
+        log.info("stopping", signal=number.name)
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, receive, number)
+    return asked
+
+
+@contextlib.contextmanager
+def _run_file(path: Path, url: str) -> Iterator[None]:
+    content = json.dumps({"pid": os.getpid(), "health": url})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(content, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        message = f"{path} cannot be written ({error.strerror}): set home to a folder that can be, with space left."
+        raise Permanent(message, slug="home") from error
+    try:
+        yield
+    finally:
+        # Another process of the same name may have taken the file over.
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="utf-8") == content:
+                path.unlink()
+
+
+async def _start_and_stop(
+    name: str, settings: Settings, start: Start, health: Health, asked_to_stop: asyncio.Event, began: float
+) -> int:
+    async with contextlib.AsyncExitStack() as stack:
+        stopping = asyncio.create_task(asked_to_stop.wait())
+        connecting = asyncio.create_task(_connect(name, settings, health, stack))
+        if not await _done_before(stopping, connecting):
+            return _failed("not started", connecting)
+        runtime = Runtime(name, settings, connecting.result(), SystemClock(), health)
+        health.condition("started", False, "starting")
+        starting = asyncio.ensure_future(start(runtime))
+        if not await _done_before(stopping, starting):
+            return _failed("not started", starting)
+        health.condition("started", True)
+        log.info("ready", health=health.url, seconds=round(time.monotonic() - began, 3))
+        broken = asyncio.create_task(runtime._failures.get())
+        await asyncio.wait({stopping, broken}, return_when=asyncio.FIRST_COMPLETED)
+        health.condition("started", False, "stopping")
+        if broken.done():
+            log.error("a part of the service ended, so all of it does", exc_info=broken.result())
+        broken.cancel()
+        stopped = await _stop(starting.result(), settings.worker.grace_seconds)
+        return EXIT_STOPPED if stopped and stopping.done() else EXIT_FAILED
+
+
+async def _done_before(stopping: asyncio.Task[Any], work: asyncio.Future[Any]) -> bool:
+    """Whether ``work`` came to its end well before the process was asked to stop; it is over in any case."""
+    await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done():
+        work.cancel()
+        await asyncio.wait({work})
+    return not work.cancelled() and work.exception() is None
+
+
+def _failed(what: str, work: asyncio.Future[Any]) -> int:
+    if work.cancelled():
+        return EXIT_STOPPED
+    log.error(what, exc_info=work.exception())
+    return EXIT_FAILED
+
+
+async def _stop(service: Service, grace_seconds: float) -> bool:
+    began = time.monotonic()
+    stopping = asyncio.ensure_future(service.stop())
+    await asyncio.wait({stopping}, timeout=grace_seconds)
+    if not stopping.done():
+        stopping.cancel()
+        log.error("not stopped in time", grace_seconds=grace_seconds)
+        return False
+    if (error := stopping.exception()) is not None:
+        log.error("not stopped well", exc_info=error)
+        return False
+    log.info("stopped", seconds=round(time.monotonic() - began, 3))
+    return True
+
+
+async def _connect(name: str, settings: Settings, health: Health, stack: contextlib.AsyncExitStack) -> JetStream:
+    """JetStream with its streams, as soon as NATS is there; it is closed with ``stack``. Raises ``Permanent``."""
+    where = _without_password(settings.nats.url)
+    health.condition("nats", False, f"not connected to {where}")
+    delay = FIRST_RETRY_SECONDS
+    while True:
+        try:
+            async with contextlib.AsyncExitStack() as attempt:
+                jetstream = await JetStream.connect(settings, name)
+                attempt.push_async_callback(jetstream.close)
+                await jetstream.ensure_streams()
+                stack.push_async_exit(attempt.pop_all())
+            break
+        except Transient as error:
+            if delay == FIRST_RETRY_SECONDS:
+                log.warning("waiting for NATS", url=where, error=str(error))
+            health.condition("nats", False, str(error))
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+    health.probe("nats", lambda: "" if jetstream.connected else f"not connected to {where}")
+    if delay > FIRST_RETRY_SECONDS:
+        log.info("NATS is there", url=where)
+    return jetstream
+
+
+def _without_password(urls: str) -> str:
+    """NATS URLs, separated by commas, as they may be shown."""
+    shown = []
+    for url in urls.split(","):
+        parts = urlsplit(url.strip())
+        shown.append(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    return ",".join(shown)
