@@ -14,6 +14,7 @@ import logging
 import sys
 import traceback
 
+import msgspec
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
@@ -23,6 +24,7 @@ from infra.telemetry import current_trace
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 FORMATS = ("json", "console")
+_FIRST = ("time", "level", "service", "event")
 
 # Libraries that tell every request at level info.
 _TALKATIVE = ("httpx2", "httpcore2", "asyncio", "urllib3")
@@ -78,9 +80,8 @@ def _renderer(console: bool) -> Processor:
 
 
 def _to_json(fields: EventDict, default: object = None, **_: object) -> str:
-    import msgspec
-
-    return msgspec.json.encode(fields, enc_hook=repr).decode()
+    first = {name: fields.pop(name) for name in _FIRST if name in fields}
+    return msgspec.json.encode({**first, **fields}, enc_hook=repr).decode()
 
 
 def _add_service(service: str) -> Processor:

@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
+from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Attribute = str | int | float | bool | tuple[str, ...]
 
-# Spans wait at most this long before they are sent, and their receiver may take this long.
+# Spans wait at most this long before they are sent; their receiver may take this long, at the end of the process too.
 SCHEDULE_MILLISECONDS = 500
 EXPORT_SECONDS = 5
 
@@ -46,7 +47,8 @@ def current_trace() -> str:
 
 def new_trace() -> str:
     """The traceparent of a trace that begins here."""
-    return f"00-{random.getrandbits(128) or 1:032x}-{random.getrandbits(64) or 1:016x}-01"
+    digits = f"{random.getrandbits(192):048x}"
+    return f"00-{digits[:32]}-{digits[32:]}-01"
 
 
 def valid_trace(value: str | None) -> str:
@@ -183,8 +185,11 @@ def configure(service: str, settings: Telemetry) -> None:
 
 
 def shutdown() -> None:
-    """Send what is left and stop exporting. Blocks for ``EXPORT_SECONDS`` at most, longer where a receiver hangs."""
+    """Send what is left and stop exporting; give up after ``EXPORT_SECONDS``. Blocks: call it when the work is over."""
     global _tracer, _provider
     provider, _tracer, _provider = _provider, None, None
     if provider is not None:
-        provider.shutdown()
+        # The SDK would wait for half a minute where the receiver is away.
+        last_sending = Thread(target=provider.shutdown, daemon=True)
+        last_sending.start()
+        last_sending.join(EXPORT_SECONDS)
