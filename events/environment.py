@@ -35,7 +35,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
     """Execute a call that the log already holds as requested. ``arguments`` is a JSON object as text.
 
     ``run_id`` names whose output it is. ``check_stage`` is set where a gate asks rather than an agent: the answer
-    then also goes to the scheduler.
+    then also goes to the scheduler. ``secrets`` are the agent's own, by reference, beside the environment's.
     """
 
     call_id: str
@@ -48,6 +48,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
     time_limit_seconds: float = 600.0
     idle_limit_seconds: float = 0.0
     check_stage: str = ""
+    secrets: dict[str, str] = {}
 
 
 class InterruptCall(Command, frozen=True, kw_only=True):
@@ -58,19 +59,14 @@ class InterruptCall(Command, frozen=True, kw_only=True):
 
 
 class PublishBranch(Command, frozen=True, kw_only=True):
-    """Push the workspace's last checkpoint as the task's branch and open its pull request."""
+    """Push the checkpoint ``commit`` as the task's branch and open its pull request."""
 
     task_id: str
     stage: str
     check_id: str
+    commit: str
     title: str
     description: str
-
-
-class RemoveEnvironment(Command, frozen=True, kw_only=True):
-    """End what runs in it and remove the workspace. Checkpoints stay."""
-
-    reason: str = ""
 
 
 class EnvironmentPrepared(Event, frozen=True, kw_only=True):

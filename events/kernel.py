@@ -36,7 +36,9 @@ class Entity(msgspec.Struct, Generic[S], frozen=True):
     evolve: Callable[[S, Event], S]
 
     def fold(self, id: str, events: Iterable[Event]) -> S:
-        state = self.initial(id)
+        return self.fold_onto(self.initial(id), events)
+
+    def fold_onto(self, state: S, events: Iterable[Event]) -> S:
         for event in events:
             state = self.evolve(state, event)
         return state

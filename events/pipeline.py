@@ -101,6 +101,9 @@ def checked(pipeline: Pipeline) -> Pipeline:
         if not stage.role and not stage.needs and stage.gate:
             message = f"stage {stage.name!r} has a gate but no agent and no needs: there is nothing to check."
             raise Invalid(message, slug="invalid-pipeline")
+        if len(stage.needs) > 1 and not stage.role:
+            message = f"stage {stage.name!r} needs several stages but has no agent to join their work: give it a role."
+            raise Invalid(message, slug="invalid-pipeline")
     cycle = find_cycle({stage.name: stage.needs for stage in pipeline.stages})
     if cycle:
         message = f"stages of pipeline {pipeline.name!r} need one another in a circle: {' → '.join(cycle)}."

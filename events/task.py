@@ -266,9 +266,11 @@ class TaskCancelled(Event, frozen=True, kw_only=True):
 
 
 class TaskReopened(Event, frozen=True, kw_only=True):
-    """A person had the task tried again: the stages named start anew, with their attempts counted from zero."""
+    """A person had the task tried again: the stages named start anew, with their attempts counted from zero.
+    ``findings`` is what the first of them is told of the end before."""
 
     stages: tuple[str, ...]
+    findings: str = ""
 
 
 # ---- where a stage stands
@@ -440,8 +442,9 @@ def _rolled_back(task: Task, event: StageRolledBack) -> Task:
 
 
 def _reopened(task: Task, event: TaskReopened) -> Task:
-    for name in event.stages:
-        task = _at(task, name, position=Waiting(), failures=0, unevaluated=0, rework=0)
+    for number, name in enumerate(event.stages):
+        findings = event.findings if number == 0 else ""
+        task = _at(task, name, position=Waiting(), failures=0, unevaluated=0, rework=0, findings=findings)
     return replace(task, ended=None)
 
 

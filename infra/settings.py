@@ -117,15 +117,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return "".join(c if c.isalnum() or c in "-_" else "-" for c in name) or "worker"
 
 
+def file_path(environ: Mapping[str, str] | None = None) -> Path:
+    """The settings file that ``load`` reads: ``$CAIRN_SETTINGS``, else ``cairn.toml`` here; it need not exist."""
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("CAIRN_SETTINGS") or FILE_NAME)
+
+
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of ``path`` (``$CAIRN_SETTINGS``, else ``cairn.toml`` here where it exists), with the environment
     over it. Raises ``SettingsInvalid``."""
     environ = os.environ if environ is None else environ
-    named = path or (Path(environ["CAIRN_SETTINGS"]) if environ.get("CAIRN_SETTINGS") else None)
-    if named is not None and not named.is_file():
-        message = f"the settings file {named} does not exist."
+    file = path or file_path(environ)
+    if not file.is_file() and (path is not None or environ.get("CAIRN_SETTINGS")):
+        message = f"the settings file {file} does not exist."
         raise SettingsInvalid(message)
-    file = named or Path(FILE_NAME)
     raw: dict[str, Any] = {}
     if file.is_file():
         try:

@@ -1,0 +1,86 @@
+"""Starts the scheduler: ``python -m services.scheduler``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from events import subjects
+from infra.consumer import Consumer
+from infra.metrics import observe_command
+from infra.sender import Sender
+from infra.service import Runtime, run
+from infra.telemetry import processing
+from services.scheduler.adapters.agents import ConfiguredAgents
+from services.scheduler.board import Board
+from services.scheduler.handlers import Handlers
+from services.scheduler.placer import Placer
+
+CONCURRENCY = 16
+LEASE_SECONDS = 30.0
+
+
+class Scheduler:
+    def __init__(self, runtime: Runtime) -> None:
+        settings, jetstream = runtime.settings, runtime.jetstream
+        self._runtime = runtime
+        self._board = Board()
+        self._wake = asyncio.Event()
+        sender = Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.SCHEDULER)
+        agents = ConfiguredAgents()
+        self._handlers = Handlers(
+            jetstream.log,
+            sender,
+            runtime.clock,
+            self._board,
+            agents,
+            self._wake.set,
+            retry_delay_seconds=settings.scheduling.retry_delay_seconds,
+        )
+        self._placer = Placer(
+            self._board,
+            self._handlers,
+            agents,
+            runtime.clock,
+            self._wake,
+            agents_at_once=settings.scheduling.agents_at_once,
+            reconcile_seconds=settings.scheduling.reconcile_seconds,
+        )
+        self._consumer = Consumer(
+            jetstream.source,
+            jetstream.commands,
+            jetstream.dead_letters,
+            service=subjects.SCHEDULER,
+            durable=f"{subjects.SCHEDULER}-{settings.tenant}",
+            stream=subjects.COMMANDS,
+            filters=[subjects.command(settings.tenant, subjects.SCHEDULER, subjects.ANY, "*", "*")],
+            handler=self._handlers.handle,
+            concurrency=CONCURRENCY,
+            lease_seconds=LEASE_SECONDS,
+            lease_directory=settings.home_path / "leases" / subjects.SCHEDULER,
+            around=processing,
+            on_handled=observe_command(subjects.SCHEDULER),
+        )
+
+    async def start(self) -> Scheduler:
+        await self._board.load(self._runtime.jetstream.log)
+        self._following = await self._board.follow(self._runtime.jetstream.log, self._wake.set)
+        await self._consumer.start()
+        self._loops = [
+            self._runtime.guard(asyncio.create_task(loop)) for loop in (self._placer.run(), self._placer.reconcile())
+        ]
+        return self
+
+    async def stop(self) -> None:
+        for loop in self._loops:
+            loop.cancel()
+        await self._consumer.stop()
+        await self._following.close()
+
+
+async def start(runtime: Runtime) -> Scheduler:
+    return await Scheduler(runtime).start()
+
+
+if __name__ == "__main__":
+    sys.exit(run(subjects.SCHEDULER, start))

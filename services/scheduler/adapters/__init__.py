@@ -1,0 +1,1 @@
+"""Where the scheduler meets the outside."""

@@ -1,0 +1,51 @@
+"""What may be said about a project, and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from events.errors import CommandRejected, Invalid
+from events.kernel import Event, replace
+from events.names import checked_name
+from events.pipeline import checked
+from events.project import AddProject, Project, ProjectAdded, ProjectSettings
+
+MAX_AGENTS_AT_ONCE = 5
+
+
+class ProjectExists(CommandRejected):
+    """There is a project of that name already, with other settings."""
+
+    slug = "project-exists"
+
+
+def add(project: Project, command: AddProject, *, taken_prefixes: Collection[str]) -> tuple[Event, ...]:
+    """Add a project. ``taken_prefixes`` are those of the other projects: a prefix names tasks of one project only."""
+    settings = _checked(project.id, command.settings)
+    if project.settings is not None:
+        if project.settings == settings:
+            return ()
+        message = f"project {project.id!r} exists already, with other settings: choose another name."
+        raise ProjectExists(message)
+    if settings.prefix in taken_prefixes:
+        message = f"the prefix {settings.prefix!r} belongs to another project: choose one with --prefix."
+        raise ProjectExists(message, slug="prefix-taken")
+    return (ProjectAdded(settings=settings),)
+
+
+def _checked(name: str, settings: ProjectSettings) -> ProjectSettings:
+    checked_name(name, "project")
+    checked_name(settings.prefix, "prefix")
+    if not settings.repository.url.strip():
+        message = "a project needs a repository: a path or a URL that git understands."
+        raise Invalid(message)
+    if not 1 <= settings.agents_at_once <= MAX_AGENTS_AT_ONCE:
+        message = f"agents_at_once is {settings.agents_at_once}; it must be from 1 to {MAX_AGENTS_AT_ONCE}."
+        raise Invalid(message)
+    if not 1 <= settings.max_attempts <= 10:
+        message = f"max_attempts is {settings.max_attempts}; it must be from 1 to 10."
+        raise Invalid(message)
+    if settings.isolation != "worktree":
+        message = f"isolation {settings.isolation!r} is not known here; known: worktree."
+        raise Invalid(message)
+    return replace(settings, pipeline=checked(settings.pipeline))

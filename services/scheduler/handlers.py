@@ -1,0 +1,208 @@
+"""Commands of people and reports of other services, each in the same steps: load, decide, append, send what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from events import names, subjects
+from events.envelope import CommandEnvelope, Outcome
+from events.errors import CommandRejected, Invalid, NotFound, Transient
+from events.kernel import Event
+from events.project import PROJECT, AddProject
+from events.task import (
+    TASK,
+    AnswerQuestion,
+    ApproveStage,
+    AskQuestion,
+    CancelTask,
+    CheckRequested,
+    RecordCheck,
+    RecordRunFailed,
+    RecordRunSucceeded,
+    RejectStage,
+    RetryTask,
+    RunRequested,
+    SubmitTask,
+    Task,
+)
+from infra.entities import Cause, Decision, EntityStore
+from infra.ports import Clock, EventLog
+from infra.sender import Sender
+from services.scheduler import policy
+from services.scheduler.board import Board
+from services.scheduler.deciders import project as project_decider
+from services.scheduler.deciders import task as task_decider
+from services.scheduler.ports import Agents
+
+logger = structlog.get_logger()
+
+
+class Handlers:
+    """``changed`` is called after every decision: something may be ready to start."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        sender: Sender,
+        clock: Clock,
+        board: Board,
+        agents: Agents,
+        changed: Callable[[], None],
+        *,
+        retry_delay_seconds: float,
+    ) -> None:
+        self._tasks = EntityStore(log, TASK, clock)
+        self._projects = EntityStore(log, PROJECT, clock)
+        self._sender = sender
+        self._clock = clock
+        self._board = board
+        self._agents = agents
+        self._changed = changed
+        self._retry_delay_seconds = retry_delay_seconds
+
+    async def handle(self, envelope: CommandEnvelope) -> Outcome:
+        command = envelope.command
+        if isinstance(command, AddProject):
+            return await self._add_project(envelope, command)
+        if isinstance(command, SubmitTask):
+            return await self._submit(envelope, command)
+        decision = await self.decide(envelope.entity_id, Cause.of(envelope), lambda task: self._decide(task, envelope))
+        return _accepted(TASK.name, decision.state.id, decision)
+
+    async def decide(self, id: str, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> Decision[Task]:
+        """Make a decision about a task, put it on the board, and send the commands that it stands for."""
+        before = self._board.tasks.get(id)
+        decision = await self._tasks.decide(id, cause, decide)
+        if decision.events:
+            self._board.put_task(decision.state, decision.revision)
+            for key, request in decision.state.requests.items():
+                if before is None or key not in before.requests:
+                    await self.dispatch(decision.state, request, cause)
+            logger.info("decided", task=id, events=[type(event).__name__ for event in decision.events])
+            self._changed()
+        return decision
+
+    async def dispatch(
+        self, task: Task, request: RunRequested | CheckRequested, cause: Cause, *, again: str = ""
+    ) -> None:
+        """Send the command that a request stands for. What gets lost on the way is sent again by reconciliation."""
+        command = policy.command_for(task, request)
+        try:
+            if isinstance(request, RunRequested):
+                await self._sender.send(
+                    subjects.AGENT_RUNNER,
+                    subjects.ANY,
+                    subjects.RUN_TOKEN,
+                    request.run_id,
+                    command,
+                    command_id=f"{request.run_id}-start{again}",
+                    cause=cause,
+                )
+            elif request.kind == "pull_request":
+                await self._sender.send(
+                    subjects.ENVIRONMENT_MANAGER,
+                    request.host,
+                    "environment",
+                    request.environment_id,
+                    command,
+                    command_id=f"{request.check_id}-publish{again}",
+                    cause=cause,
+                )
+            else:
+                self._sender.cast(
+                    subjects.ENVIRONMENT_MANAGER,
+                    request.host,
+                    subjects.CALL_TOKEN,
+                    request.environment_id,
+                    command,
+                    command_id=f"{request.check_id}{again}",
+                    cause=cause,
+                )
+        except Transient as error:
+            logger.warning("not sent yet", task=task.id, command=type(command).__name__, error=str(error))
+
+    async def _add_project(self, envelope: CommandEnvelope, command: AddProject) -> Outcome:
+        taken = {
+            project.settings.prefix
+            for project in self._board.projects.values()
+            if project.settings is not None and project.id != envelope.entity_id
+        }
+        decision = await self._projects.decide(
+            envelope.entity_id,
+            Cause.of(envelope),
+            lambda project: project_decider.add(project, command, taken_prefixes=taken),
+        )
+        self._board.put_project(decision.state, decision.revision)
+        return _accepted(PROJECT.name, envelope.entity_id, decision)
+
+    async def _submit(self, envelope: CommandEnvelope, command: SubmitTask) -> Outcome:
+        project = self._board.projects.get(envelope.entity_id)
+        if project is None or project.settings is None:
+            message = f"there is no project {envelope.entity_id!r}: add it with `cairn project add`."
+            raise NotFound(message, slug="project-not-found")
+        settings = project.settings
+        self._check_agents(command, settings.roles)
+        while True:
+            known = self._board.task_of_submission(envelope.id)
+            number = self._board.next_number(settings.prefix)
+            id = known or names.task_id(settings.prefix, number)
+            if known is None:
+                depends_on = command.specification.depends_on
+                policy.check_dependencies(id, project.id, depends_on, self._board.tasks)
+            decision = await self.decide(
+                id,
+                Cause.of(envelope),
+                lambda task, number=number: task_decider.submit(  # type: ignore[misc]
+                    task, command, number=number, submission_id=envelope.id, project=settings
+                ),
+            )
+            self._board.put_task(decision.state, decision.revision)
+            if decision.state.submitted is not None and decision.state.submitted.submission_id == envelope.id:
+                return _accepted(TASK.name, id, decision)
+
+    def _check_agents(self, command: SubmitTask, roles: dict[str, str]) -> None:
+        agents = self._agents.known()
+        wanted = {command.specification.agent} if command.specification.agent else set(roles.values())
+        unknown = sorted(wanted - agents.keys())
+        if unknown:
+            configured = ", ".join(sorted(agents)) or "none"
+            message = f"there is no agent {unknown[0]!r}; configured in cairn.toml: {configured}."
+            raise Invalid(message, slug="unknown-agent")
+
+    def _decide(self, task: Task, envelope: CommandEnvelope) -> Sequence[Event]:
+        match envelope.command:
+            case RecordRunSucceeded() as command:
+                return task_decider.record_run_succeeded(task, command)
+            case RecordRunFailed() as command:
+                return task_decider.record_run_failed(
+                    task, command, now=self._clock.now(), retry_delay_seconds=self._retry_delay_seconds
+                )
+            case RecordCheck() as command:
+                return task_decider.record_check(task, command)
+            case AskQuestion() as command:
+                return task_decider.ask(task, command)
+            case AnswerQuestion() as command:
+                return task_decider.answer(task, command)
+            case CancelTask() as command:
+                return task_decider.cancel(task, command)
+            case RetryTask():
+                return task_decider.retry(task)
+            case ApproveStage() as command:
+                return task_decider.approve(task, command, by=envelope.actor)
+            case RejectStage() as command:
+                return task_decider.reject(task, command, by=envelope.actor)
+            case command:
+                message = f"{type(command).__name__} is no command for a task."
+                raise CommandRejected(message, slug="unknown-command", status=400)
+
+
+def _accepted(entity: str, id: str, decision: Decision[object]) -> Outcome:
+    return Outcome(
+        accepted=True,
+        entity=entity,
+        entity_id=id,
+        sequence=decision.revision,
+        events=tuple(type(event).__name__ for event in decision.events),
+    )

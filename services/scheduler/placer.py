@@ -1,0 +1,109 @@
+"""The scheduler's own motion: start what may start whenever something changed, and send again what got lost.
+
+A finished agent wakes placement at once; time wakes it where a retry is due. Timers are derived from the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+
+import structlog
+
+from events.errors import CairnError, Invalid
+from events.task import RunRequested, StartStage
+from infra.entities import Cause
+from infra.ports import Clock
+from services.scheduler import policy
+from services.scheduler.board import Board
+from services.scheduler.deciders import task as task_decider
+from services.scheduler.handlers import Handlers
+from services.scheduler.policy import Placement
+from services.scheduler.ports import Agents
+from services.scheduler.prompts import prompt
+
+logger = structlog.get_logger()
+
+# A check takes its time: it is asked for again only after so many rounds of reconciliation.
+ROUNDS_BETWEEN_CHECKS = 6
+
+
+class Placer:
+    def __init__(
+        self,
+        board: Board,
+        handlers: Handlers,
+        agents: Agents,
+        clock: Clock,
+        wake: asyncio.Event,
+        *,
+        agents_at_once: int,
+        reconcile_seconds: float,
+    ) -> None:
+        self._board = board
+        self._handlers = handlers
+        self._agents = agents
+        self._clock = clock
+        self._wake = wake
+        self._agents_at_once = agents_at_once
+        self._reconcile_seconds = reconcile_seconds
+
+    async def run(self) -> None:
+        while True:
+            pause_seconds = await self._place()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause_seconds)
+            self._wake.clear()
+
+    async def reconcile(self) -> None:
+        """Every round, send again the commands that tasks stand for. Receivers know those that arrived before."""
+        rounds = 0
+        while True:
+            for task in [task for task in self._board.tasks.values() if task.ended is None and task.requests]:
+                for key, request in task.requests.items():
+                    if isinstance(request, RunRequested) or rounds % ROUNDS_BETWEEN_CHECKS == 0:
+                        again = f"-{uuid.uuid4().hex[:8]}"
+                        await self._handlers.dispatch(task, request, Cause(id=key), again=again)
+            rounds += 1
+            await self._clock.sleep(self._reconcile_seconds)
+
+    async def _place(self) -> float:
+        """Start what may start; answer after how many seconds time alone may change something."""
+        now = self._clock.now()
+        try:
+            agents = self._agents.known()
+        except Invalid as error:
+            logger.error("no agents can be started", error=str(error))
+            return self._reconcile_seconds
+        placed = policy.place(
+            self._board.tasks, self._board.projects, agents, agents_at_once=self._agents_at_once, now=now
+        )
+        for id, reason in placed.waiting.items():
+            logger.debug("waiting", task=id, reason=reason)
+        for placement in placed.placements:
+            try:
+                await self._start(placement)
+            except CairnError as error:
+                logger.warning("not started", task=placement.task_id, stage=placement.stage, error=str(error))
+                return min(1.0, self._reconcile_seconds)
+        if placed.wake_at is None:
+            return self._reconcile_seconds
+        return max(0.01, min(self._reconcile_seconds, (placed.wake_at - now).total_seconds()))
+
+    async def _start(self, placement: Placement) -> None:
+        task = self._board.tasks[placement.task_id]
+        assert task.submitted is not None
+        stage = task.submitted.pipeline.stage(placement.stage)
+        state = task.stages[stage.name]
+        command = StartStage(
+            stage=stage.name, agent_name=placement.agent_name, agent=self._agents.known()[placement.agent_name]
+        )
+        text = prompt(task.submitted.specification, stage, state.findings, state.attempt + 1)
+        cause = Cause(
+            id=f"{task.id}-{stage.name}-{state.attempt + 1}-place",
+            actor="scheduler",
+            correlation=task.submitted.submission_id,
+            trace=self._board.traces.get(task.id, ""),
+        )
+        await self._handlers.decide(task.id, cause, lambda task: task_decider.start_stage(task, command, prompt=text))
