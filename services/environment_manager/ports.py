@@ -40,11 +40,12 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workspaces(Protocol):
-    """Git worktrees, one per environment, made from one bare mirror per repository under a lock per repository.
+    """Working trees, one per environment, made from one bare mirror per repository under a lock per repository.
 
     Every method raises ``Permanent`` with a slug where git refuses for good (``repository-not-found``,
     ``repository-empty``, ``repository-needs-credentials``, ``branch-not-found``, ``merge-conflict``,
-    ``push-refused``, ``checkpoint-missing``) and ``Transient`` where trying again may help (network, lock, no space).
+    ``push-refused``, ``head-moved``, ``nothing-to-publish``, ``checkpoint-missing``, ``workspace-broken``,
+    ``workspace-unreadable``) and ``Transient`` where trying again may help (network, lock, no space).
     """
 
     async def prepare(
@@ -65,11 +66,19 @@ class Workspaces(Protocol):
     async def restore(self, environment_id: str, commit: str) -> None:
         """Make the workspace show ``commit``; files that it does not have are removed (ignored files stay)."""
 
-    async def publish(self, environment_id: str, commit: str, *, branch: str, message: str) -> Published:
-        """Push one commit with the tree of ``commit`` on top of the base branch as ``branch`` (idempotent)."""
+    async def publish(self, repository_url: str, commit: str, *, branch: str, message: str) -> Published:
+        """Push one commit with the tree of checkpoint ``commit``, on top of what its workspace began with, as
+        ``branch`` (idempotent). Needs no workspace, only the checkpoint."""
 
-    async def merge(self, repository_url: str, *, base: str, head: str, message: str) -> str:
-        """Merge branch ``head`` into ``base`` on the remote; answer the merge commit."""
+    async def merge(self, repository_url: str, *, base: str, head: str, message: str, expected: str = "") -> str:
+        """Merge branch ``head`` into ``base`` on the remote; answer the merge commit. Where it is merged already,
+        answer the commit that brought it in. With ``expected``, ``head`` must stand at that commit."""
+
+    async def diff(self, repository_url: str, older: str, newer: str) -> str:
+        """The unified diff between two checkpoints or commits of the mirror, at most 4 MiB."""
+
+    async def checkout(self, repository_url: str, commit: str, directory: Path) -> None:
+        """Write the files of a checkpoint into ``directory``, which is absent or empty."""
 
     async def remove(self, environment_id: str) -> None:
         """Remove the worktree; checkpoints stay. Idempotent."""
