@@ -30,6 +30,7 @@ CREATE TABLE projects (
     pipeline       json        NOT NULL, -- events.pipeline.Pipeline
     settings       json        NOT NULL, -- events.project.ProjectSettings
     created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
     sequence       bigint      NOT NULL
 );
 
@@ -80,6 +81,7 @@ CREATE TABLE runs (
     requested_at   timestamptz NOT NULL,
     started_at     timestamptz,
     ended_at       timestamptz,
+    updated_at     timestamptz NOT NULL,
     sequence       bigint      NOT NULL
 );
 

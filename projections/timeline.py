@@ -1,0 +1,208 @@
+"""What a run did: entries (answers of the model, calls, notes) and what became of each call.
+
+Both tables only grow: an event becomes at most one row of each, and no row is read or changed again. Where a call
+stands is the last of its ``call_states``, which the view ``timeline`` looks up; so nothing is folded here, and the
+many events of a run cost the least that they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from events.content import Content, Inline
+from events.environment import (
+    ToolCallCompleted,
+    ToolCallFailed,
+    ToolCallInterrupted,
+    ToolCallStarted,
+    ToolCallUncertain,
+)
+from events.kernel import Event
+from events.run import (
+    RUN_ENDS,
+    AgentReminded,
+    AnswerReceived,
+    ModelCallPostponed,
+    ModelResponded,
+    RunEnd,
+    RunResumed,
+    RunStarted,
+    RunSucceeded,
+    ToolCallRefused,
+    ToolCallRequested,
+)
+from projections.run import detail_of
+
+# A decision holds fewer events than this: 65,536 of them would not fit into one message.
+POSITIONS_OF_A_DECISION = 1 << 16
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A row of ``entries``. ``at`` is the time of the decision."""
+
+    run_id: str
+    position: int
+    kind: str
+    name: str
+    at: datetime
+    step: int | None = None
+    call_id: str | None = None
+    effects: str | None = None
+    arguments: str | None = None
+    arguments_digest: str | None = None
+    arguments_bytes: int | None = None
+    text: str = ""
+    stop_reason: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    duration_ms: int | None = None
+
+
+class CallState(msgspec.Struct, frozen=True):
+    """A row of ``call_states``."""
+
+    call_id: str
+    sequence: int
+    state: str
+    at: datetime
+    detail: str = ""
+    duration_ms: int | None = None
+    exit_code: int | None = None
+    checkpoint: str = ""
+    result: str | None = None
+    result_digest: str | None = None
+    result_bytes: int | None = None
+    output_bytes: int | None = None
+    truncated: bool = False
+
+
+# (the run's id, or the environment's; position; event; time) -> row
+EntryOf = Callable[[str, int, Any, datetime], Entry]
+# (sequence, event, time) -> row
+CallStateOf = Callable[[int, Any, datetime], CallState]
+
+
+def _parts(content: Content) -> tuple[str | None, str | None, int | None]:
+    """Inline text, digest, size: either the first or the other two."""
+    if isinstance(content, Inline):
+        return content.text, None, None
+    return None, content.digest, content.size_bytes
+
+
+def _answer(id: str, position: int, event: ModelResponded, time: datetime) -> Entry:
+    return Entry(
+        id,
+        position,
+        "model",
+        event.model,
+        time,
+        event.step,
+        text=event.text,
+        stop_reason=event.stop_reason,
+        input_tokens=event.input_tokens,
+        output_tokens=event.output_tokens,
+        cost_usd=event.cost_usd,
+        duration_ms=event.duration_ms,
+    )
+
+
+def _call(id: str, position: int, event: ToolCallRequested, time: datetime) -> Entry:
+    return Entry(
+        id, position, "tool", event.tool, time, event.step, event.call_id, event.effects, *_parts(event.arguments)
+    )
+
+
+def _uncertain_note(id: str, position: int, event: ToolCallUncertain, time: datetime) -> Entry:
+    text = f"{event.resolution}: {event.detail}"
+    return Entry(event.run_id, position, "note", "uncertain", time, call_id=event.call_id, text=text)
+
+
+def _end(id: str, position: int, event: RunEnd, time: datetime) -> Entry:
+    text = event.summary if isinstance(event, RunSucceeded) else detail_of(event)
+    return Entry(id, position, "note", RUN_ENDS[type(event)], time, text=text)
+
+
+def _note(name: str, text: Callable[[Any], str]) -> EntryOf:
+    return lambda id, position, event, time: Entry(id, position, "note", name, time, text=text(event))
+
+
+ENTRIES: dict[type[Event], EntryOf] = {
+    RunStarted: _note("started", lambda event: event.prompt),
+    RunResumed: _note("resumed", lambda event: f"epoch {event.epoch} on {event.host}, after {event.after}"),
+    ModelResponded: _answer,
+    ModelCallPostponed: _note(
+        "postponed", lambda event: f"{event.cause}: {event.detail} Tried again at {event.retry_at:%H:%M:%S} UTC."
+    ),
+    ToolCallRequested: _call,
+    AgentReminded: _note("reminded", lambda event: event.text),
+    ToolCallUncertain: _uncertain_note,
+    **dict.fromkeys(RUN_ENDS, _end),
+}
+
+
+def _started(sequence: int, event: ToolCallStarted, time: datetime) -> CallState:
+    return CallState(event.call_id, sequence, "running", time)
+
+
+def _completed(sequence: int, event: ToolCallCompleted, time: datetime) -> CallState:
+    return CallState(
+        event.call_id,
+        sequence,
+        "completed",
+        time,
+        "",
+        event.duration_ms,
+        event.exit_code,
+        event.checkpoint,
+        *_parts(event.content),
+        event.output_bytes,
+        event.truncated,
+    )
+
+
+def _failed(sequence: int, event: ToolCallFailed, time: datetime) -> CallState:
+    return CallState(
+        event.call_id,
+        sequence,
+        "failed",
+        time,
+        f"{event.cause}: {event.detail}",
+        event.duration_ms,
+        event.exit_code,
+        event.checkpoint,
+        *_parts(event.content),
+        event.output_bytes,
+        event.truncated,
+    )
+
+
+def _interrupted(sequence: int, event: ToolCallInterrupted, time: datetime) -> CallState:
+    return CallState(event.call_id, sequence, "interrupted", time, event.reason, checkpoint=event.checkpoint)
+
+
+def _uncertain(sequence: int, event: ToolCallUncertain, time: datetime) -> CallState:
+    return CallState(event.call_id, sequence, "uncertain", time, f"{event.resolution}: {event.detail}")
+
+
+def _refused(sequence: int, event: ToolCallRefused, time: datetime) -> CallState:
+    return CallState(event.call_id, sequence, "refused", time, f"{event.cause}: {event.detail}")
+
+
+def _answered(sequence: int, event: AnswerReceived, time: datetime) -> CallState:
+    return CallState(event.call_id, sequence, "completed", time, result=event.answer)
+
+
+CALL_STATES: dict[type[Event], CallStateOf] = {
+    ToolCallStarted: _started,
+    ToolCallCompleted: _completed,
+    ToolCallFailed: _failed,
+    ToolCallInterrupted: _interrupted,
+    ToolCallUncertain: _uncertain,
+    ToolCallRefused: _refused,
+    AnswerReceived: _answered,
+}
