@@ -78,12 +78,18 @@ class CommandBus(Protocol):
         """
 
     def cast(self, service: str, target: str, envelope: CommandEnvelope) -> None:
-        """Send without waiting to know; for commands that are derived from events again if they are lost."""
+        """Send without waiting to know; for commands that are derived from events again if they are lost.
+
+        Nothing recognises a repeat here: whoever handles such a command does it by the command's id.
+        """
 
     async def ask(
         self, service: str, target: str, envelope: CommandEnvelope, *, timeout_seconds: float
     ) -> Outcome | None:
         """Send durably and wait for the outcome; None where it is not known in time. Raises ``Transient``."""
+
+    def reply(self, envelope: CommandEnvelope, outcome: Outcome) -> None:
+        """Tell the outcome to whoever asked; nothing happens where nobody did."""
 
 
 # Answers with the outcome for whoever waits for it, or None where there is nothing to say.

@@ -1,0 +1,107 @@
+"""nats-py's client with a short way in and a short way out.
+
+nats-py takes each received message through a queue and a task of its subscription, parses its headers into a dict,
+and puts each sent one through a queue to its flusher. Two hops of the event loop a message are most of what a small
+request costs. Here a subscription can have a plain function that is called while the socket is read, with the raw
+header bytes, and a command can be written to the socket at once. Connecting, authentication, TLS, the list of
+servers, pings and resubscribing stay nats-py's.
+
+This is the one file that uses private names of nats-py (there are no public ones for it): ``_process_msg``,
+``_attempt_reconnect``, ``_pending``, ``_pending_data_size``, ``_transport``. The version is pinned for that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+logger = logging.getLogger("cairn.jetstream")
+
+# What may wait for a reconnection; more is dropped.
+MAX_WAITING_BYTES = 8 * 1024 * 1024
+FLUSH_SECONDS = 2
+
+# subject, reply, headers (b"" where there are none), data
+Receive = Callable[[bytes, bytes, bytes, bytes], None]
+
+
+class LeanClient(Client):
+    def __init__(self) -> None:
+        super().__init__()
+        self._receivers: dict[int, Receive] = {}
+        self.ready = asyncio.Event()
+
+    async def receive(self, subject: str, receive: Receive) -> Subscription:
+        """Subscribe; ``receive`` is called while the socket is read, so it must be quick."""
+        subscription = await self.subscribe(subject)
+        self._receivers[subscription._id] = receive
+        return subscription
+
+    async def stop_receiving(self, subscription: Subscription) -> None:
+        """Unsubscribe. What the server sent before it heard of it is dropped from now on."""
+        self._receivers.pop(subscription._id, None)
+        if not self.is_closed:
+            await subscription.unsubscribe()
+
+    async def drain_receiving(self, subscription: Subscription) -> None:
+        """Unsubscribe; what the server sent before it heard of it is still received before this returns."""
+        if self.ready.is_set():
+            await subscription.unsubscribe()
+            try:
+                await self.flush(FLUSH_SECONDS)
+            except (nats.errors.Error, OSError) as error:
+                logger.debug("the end of a subscription was not confirmed: %s", error)
+            self._receivers.pop(subscription._id, None)
+        else:
+            await self.stop_receiving(subscription)
+
+    def write(self, command: bytes) -> bool:
+        """Send a protocol command, or keep it for the time after a reconnection; False where that is full."""
+        if self.ready.is_set() and self.is_connected and not self._pending and self._transport is not None:
+            self._transport.write(command)
+            return True
+        if self.is_closed or self._pending_data_size + len(command) > MAX_WAITING_BYTES:
+            return False
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        if self.is_connected and self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+        return True
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        receive = self._receivers.get(sid)
+        if receive is None:
+            await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
+            return
+        try:
+            receive(subject, reply, headers or b"", data)
+        except Exception:  # It would end nats-py's read loop, and with it the connection of everyone here.
+            logger.exception("a receiver failed", extra={"subject": subject.decode(errors="replace")})
+
+    async def _attempt_reconnect(self) -> None:
+        # nats-py closes the old socket politely, which on a half-open one waits for minutes for what is unsent.
+        self.ready.clear()
+        writer: Any = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+        await super()._attempt_reconnect()
+
+
+def publication(subject: str, data: bytes, *, reply: bytes = b"", headers: bytes = b"") -> bytes:
+    """The PUB or HPUB command; ``headers`` is a whole header block (see ``header_block``)."""
+    if headers:
+        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (
+            subject.encode(),
+            reply,
+            len(headers),
+            len(headers) + len(data),
+            headers,
+            data,
+        )
+    return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply, len(data), data)

@@ -1,0 +1,76 @@
+"""Commands out, outcomes back.
+
+``send`` is stored before it returns; ``cast`` is one write to the socket and tells nothing; ``ask`` sends with a reply
+subject of this process's inbox in the envelope and waits for the outcome there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from events import subjects
+from events.codec import decode_outcome, encode
+from events.envelope import CommandEnvelope, Outcome
+from events.errors import Transient, UndecodableMessage
+from infra.jetstream.requests import Lost, Refused, Requests, checked_subject, header_block
+
+logger = logging.getLogger("cairn.jetstream")
+
+# "maximum messages per subject exceeded": the stream RUNS holds an open job of this run.
+STORE_FAILED = 10077
+SUBJECT_FULL = "maximum messages per subject"
+
+
+class JetStreamCommandBus:
+    def __init__(self, requests: Requests, tenant: str) -> None:
+        self._requests = requests
+        self._tenant = tenant
+
+    async def send(self, service: str, target: str, envelope: CommandEnvelope) -> bool:
+        subject = self._subject(service, target, envelope)
+        headers = _headers(envelope, ("Nats-Msg-Id", envelope.id))
+        try:
+            await self._requests.publish(subject, encode(envelope), headers)
+        except Refused as error:
+            if error.code == STORE_FAILED and SUBJECT_FULL in str(error):
+                return False
+            message = f"the command {envelope.id} was not taken: {error}"
+            raise Transient(message) from error
+        return True
+
+    def cast(self, service: str, target: str, envelope: CommandEnvelope) -> None:
+        headers = _headers(envelope) if envelope.trace else b""
+        if not self._requests.send(self._subject(service, target, envelope), encode(envelope), headers):
+            logger.warning("the command %s was dropped: the connection to NATS is down", envelope.id)
+
+    async def ask(
+        self, service: str, target: str, envelope: CommandEnvelope, *, timeout_seconds: float
+    ) -> Outcome | None:
+        reply, future = self._requests.expect(f"the outcome of {envelope.id}", timeout_seconds)
+        envelope = msgspec.structs.replace(envelope, reply=reply.decode())
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                if not await self.send(service, target, envelope):
+                    return None
+                return decode_outcome((await future).data)
+        except (TimeoutError, Lost):
+            return None
+        except UndecodableMessage as error:
+            logger.warning("the outcome of %s cannot be read: %s", envelope.id, error)
+            return None
+        finally:
+            future.cancel()
+
+    def reply(self, envelope: CommandEnvelope, outcome: Outcome) -> None:
+        if envelope.reply:
+            self._requests.send(checked_subject(envelope.reply), encode(outcome))
+
+    def _subject(self, service: str, target: str, envelope: CommandEnvelope) -> str:
+        return checked_subject(subjects.command(self._tenant, service, target, envelope.entity, envelope.entity_id))
+
+
+def _headers(envelope: CommandEnvelope, *fields: tuple[str, str]) -> bytes:
+    return header_block(*fields, ("traceparent", envelope.trace)) if envelope.trace else header_block(*fields)
