@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import structlog
 import uvloop
@@ -38,8 +37,10 @@ EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 
+TELL_AFTER_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 2.0
+CANCEL_AGAIN_SECONDS = 0.2
 
 log = structlog.get_logger()
 
@@ -169,17 +170,19 @@ async def _start_and_stop(
 async def _done_before(stopping: asyncio.Task[Any], work: asyncio.Future[Any]) -> bool:
     """Whether ``work`` came to its end well before the process was asked to stop; it is over in any case."""
     await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
-    if not work.done():
+    while not work.done():
+        # Once is not always enough: asyncio.wait_for of Python 3.11 can lose a cancellation.
         work.cancel()
-        await asyncio.wait({work})
+        await asyncio.wait({work}, timeout=CANCEL_AGAIN_SECONDS)
     return not work.cancelled() and work.exception() is None
 
 
 def _failed(what: str, work: asyncio.Future[Any]) -> int:
     if work.cancelled():
         return EXIT_STOPPED
-    log.error(what, exc_info=work.exception())
-    return EXIT_FAILED
+    error = work.exception()
+    log.error(what, exc_info=error)
+    return EXIT_SETTINGS if isinstance(error, SettingsInvalid) else EXIT_FAILED
 
 
 async def _stop(service: Service, grace_seconds: float) -> bool:
@@ -198,9 +201,23 @@ async def _stop(service: Service, grace_seconds: float) -> bool:
 
 
 async def _connect(name: str, settings: Settings, health: Health, stack: contextlib.AsyncExitStack) -> JetStream:
-    """JetStream with its streams, as soon as NATS is there; it is closed with ``stack``. Raises ``Permanent``."""
-    where = _without_password(settings.nats.url)
+    """JetStream with its streams, as soon as NATS is there; it is closed with ``stack``. Raises ``CairnError``."""
+    where = settings.nats.shown_url
     health.condition("nats", False, f"not connected to {where}")
+    telling = asyncio.get_running_loop().call_later(
+        TELL_AFTER_SECONDS, lambda: log.warning("waiting for NATS", url=where)
+    )
+    try:
+        jetstream = await _connect_at_last(name, settings, health, stack)
+    finally:
+        telling.cancel()
+    health.probe("nats", lambda: "" if jetstream.connected else f"not connected to {where}")
+    return jetstream
+
+
+async def _connect_at_last(
+    name: str, settings: Settings, health: Health, stack: contextlib.AsyncExitStack
+) -> JetStream:
     delay = FIRST_RETRY_SECONDS
     while True:
         try:
@@ -209,23 +226,8 @@ async def _connect(name: str, settings: Settings, health: Health, stack: context
                 attempt.push_async_callback(jetstream.close)
                 await jetstream.ensure_streams()
                 stack.push_async_exit(attempt.pop_all())
-            break
+                return jetstream
         except Transient as error:
-            if delay == FIRST_RETRY_SECONDS:
-                log.warning("waiting for NATS", url=where, error=str(error))
             health.condition("nats", False, str(error))
         await asyncio.sleep(delay)
         delay = min(delay * 2, LONGEST_RETRY_SECONDS)
-    health.probe("nats", lambda: "" if jetstream.connected else f"not connected to {where}")
-    if delay > FIRST_RETRY_SECONDS:
-        log.info("NATS is there", url=where)
-    return jetstream
-
-
-def _without_password(urls: str) -> str:
-    """NATS URLs, separated by commas, as they may be shown."""
-    shown = []
-    for url in urls.split(","):
-        parts = urlsplit(url.strip())
-        shown.append(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
-    return ",".join(shown)

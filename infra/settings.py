@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -36,6 +37,12 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     replicas: int = 1
     manage_streams: bool = True
 
+    @property
+    def shown_url(self) -> str:
+        """``url`` as it may be shown: without user and password."""
+        parts = (urlsplit(part.strip()) for part in self.url.split(","))
+        return ",".join(part._replace(netloc=part.netloc.rpartition("@")[2]).geturl() for part in parts)
+
 
 class Postgres(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""
@@ -57,12 +64,16 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``lease_seconds`` is how long a run waits for its runner to show life before another one takes it."""
+    """``lease_seconds`` is how long a run waits for its runner to show life before another one takes it.
+
+    ``model_backoff_seconds`` is the first wait for a model that flinched; it doubles up to 600 s.
+    """
 
     host: str = ""
     pool: str = "any"
     agents_at_once: int = 64
     lease_seconds: float = 15.0
+    model_backoff_seconds: float = 10.0
     grace_seconds: float = 20.0
     output_limit_bytes: int = 1_073_741_824
 

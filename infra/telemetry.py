@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 Attribute = str | int | float | bool | tuple[str, ...]
 
-# Spans wait at most this long before they are sent; their receiver may take this long, at the end of the process too.
+# Spans wait at most this long before they are sent; their receiver may take this long; the end of the process waits
+# this long for the last of them.
 SCHEDULE_MILLISECONDS = 500
 EXPORT_SECONDS = 5
+LAST_EXPORT_SECONDS = 2
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
@@ -185,11 +187,11 @@ def configure(service: str, settings: Telemetry) -> None:
 
 
 def shutdown() -> None:
-    """Send what is left and stop exporting; give up after ``EXPORT_SECONDS``. Blocks: call it when the work is over."""
+    """Send what is left and stop exporting; give up after ``LAST_EXPORT_SECONDS``. Blocks: call it when the work is over."""
     global _tracer, _provider
     provider, _tracer, _provider = _provider, None, None
     if provider is not None:
         # The SDK would wait for half a minute where the receiver is away.
         last_sending = Thread(target=provider.shutdown, daemon=True)
         last_sending.start()
-        last_sending.join(EXPORT_SECONDS)
+        last_sending.join(LAST_EXPORT_SECONDS)

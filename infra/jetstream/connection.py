@@ -76,7 +76,7 @@ class JetStream:
         async def on_close() -> None:
             client.ready.clear()
 
-        url = settings.nats.url
+        url, shown = settings.nats.url, settings.nats.shown_url
         try:
             async with asyncio.timeout(timeout_seconds):
                 await client.connect(
@@ -98,9 +98,10 @@ class JetStream:
             cause = seen[0] if seen else error
             await client.close()
             if "authorization" in str(cause).lower():
-                message = f"NATS at {settings.nats.shown_url} turned us away: {cause}. Check nats.url and nats.credentials_file."
+                message = f"NATS at {shown} turned us away: {cause}. Check nats.url and nats.credentials_file."
                 raise CairnError(message) from cause
-            message = f"NATS at {settings.nats.shown_url} cannot be reached within {timeout_seconds:g} s: {cause or type(cause).__name__}."
+            why = cause or type(cause).__name__
+            message = f"NATS at {shown} cannot be reached within {timeout_seconds:g} s: {why}."
             raise Transient(message) from cause
         return cls(settings, client, requests)
 

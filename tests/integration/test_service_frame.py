@@ -1,0 +1,228 @@
+"""The frame: a trivial service as a real process, against a real nats-server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.nats_server import NatsServer, free_port
+
+PROGRAM = """
+import asyncio, sys
+from infra.service import run
+
+class Trivial:
+    async def stop(self):
+        if sys.argv[1] == "never-stops":
+            await asyncio.sleep(3600)
+        if sys.argv[1] == "stops-badly":
+            raise ValueError("cannot stop")
+
+async def start(runtime):
+    if sys.argv[1] == "never-starts":
+        await asyncio.sleep(3600)
+    if sys.argv[1] == "starts-badly":
+        raise ValueError("cannot start")
+    if sys.argv[1] == "breaks":
+        async def part():
+            raise ValueError("a part broke")
+        runtime.guard(asyncio.create_task(part()))
+    return Trivial()
+
+sys.exit(run("trivial", start))
+"""
+
+
+class Process:
+    """A service as a process, with what it says and where it answers."""
+
+    def __init__(self, home: Path, behaviour: str, nats_url: str, **environment: str) -> None:
+        self.home = home
+        home.mkdir(exist_ok=True)
+        self._errors = (home / "stderr").open("w")
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, behaviour],
+            cwd=home,
+            env=os.environ | {"CAIRN_HOME": str(home), "CAIRN_NATS__URL": nats_url} | environment,
+            stderr=self._errors,
+        )
+
+    @property
+    def stderr(self) -> str:
+        return (self.home / "stderr").read_text()
+
+    @property
+    def run_file(self) -> Path:
+        return self.home / "run" / "trivial.json"
+
+    def log_lines(self, event: str) -> list[dict[str, object]]:
+        found = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+        return [line for line in found if line["event"] == event]
+
+    def get(self, path: str) -> tuple[int, dict[str, object]]:
+        try:
+            url = json.loads(self.run_file.read_text())["health"]
+            with urllib.request.urlopen(url + path, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    def wait(self) -> int:
+        return self.popen.wait(20)
+
+    def until_ready(self) -> None:
+        self.until(lambda: self.get("/ready")[0] == 200)
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not holds():
+            assert time.monotonic() < deadline, f"not in time: {self.get('/ready')} {self.stderr}"
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
+        self._errors.close()
+
+
+@contextmanager
+def service(home: Path, behaviour: str, nats_url: str, **environment: str) -> Iterator[Process]:
+    process = Process(home, behaviour, nats_url, **environment)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def test_a_service_gets_ready_and_stops_gracefully(nats_url: str, tmp_path: Path) -> None:
+    """Ready with NATS up; SIGTERM ends it with exit code 0 and takes its run file away."""
+    with service(tmp_path, "works", nats_url) as process:
+        process.until_ready()
+        assert json.loads(process.run_file.read_text())["pid"] == process.popen.pid
+        assert process.get("/health")[0] == 200
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert not process.run_file.exists()
+        assert process.log_lines("ready")
+        assert process.log_lines("stopped")
+
+
+def test_it_waits_for_nats(tmp_path: Path) -> None:
+    """Healthy but not ready while NATS is away, said once; ready when it comes; not ready when it goes again."""
+    server = NatsServer(tmp_path / "nats")
+    with service(tmp_path / "home", "works", f"nats://someone:hidden@127.0.0.1:{server.port}") as process:
+        process.until(lambda: process.get("/health")[0] == 200)
+        process.until(lambda: bool(process.log_lines("waiting for NATS")))
+        status, body = process.get("/ready")
+        assert (status, list(body["unmet"])) == (503, ["nats"])
+        for _ in range(2):
+            server.start()
+            process.until_ready()
+            server.kill()
+            process.until(lambda: process.get("/ready")[0] == 503)
+        assert len(process.log_lines("waiting for NATS")) == 1
+        assert "hidden" not in process.stderr
+
+
+def test_it_stops_while_it_waits_for_nats(tmp_path: Path) -> None:
+    """A signal before NATS is there ends the process at once and well."""
+    with service(tmp_path, "works", f"nats://127.0.0.1:{free_port()}") as process:
+        process.until(lambda: bool(process.log_lines("waiting for NATS")))
+        process.popen.send_signal(signal.SIGINT)
+        assert process.wait() == 0
+
+
+def test_a_start_under_way_can_be_stopped(nats_url: str, tmp_path: Path) -> None:
+    """A signal while the service starts ends the process at once and well."""
+    with service(tmp_path, "never-starts", nats_url) as process:
+        process.until(lambda: process.get("/ready")[1].get("unmet") == {"started": "starting"})
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_a_failure_at_start_is_one_line(nats_url: str, tmp_path: Path) -> None:
+    """The cause stands in one log line, and the exit code is 1."""
+    with service(tmp_path, "starts-badly", nats_url) as process:
+        assert process.wait() == 1
+        assert [line["error"] for line in process.log_lines("not started")] == ["ValueError: cannot start"]
+
+
+def test_a_guarded_part_that_breaks_ends_the_process(nats_url: str, tmp_path: Path) -> None:
+    """A service that lost a part does not go on as if nothing were: it stops with exit code 1, to be started anew."""
+    with service(tmp_path, "breaks", nats_url) as process:
+        assert process.wait() == 1
+        assert "ValueError: a part broke" in process.stderr
+
+
+def test_a_failure_at_stop_is_told(nats_url: str, tmp_path: Path) -> None:
+    """A stop that raises is said in one line, and the exit code is 1."""
+    with service(tmp_path, "stops-badly", nats_url) as process:
+        process.until_ready()
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 1
+        assert [line["error"] for line in process.log_lines("not stopped well")] == ["ValueError: cannot stop"]
+
+
+def test_the_grace_has_an_end(nats_url: str, tmp_path: Path) -> None:
+    """A service that does not stop within the grace is cut off."""
+    with service(tmp_path, "never-stops", nats_url, CAIRN_WORKER__GRACE_SECONDS="0.2") as process:
+        process.until_ready()
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 1
+        assert process.log_lines("not stopped in time")
+
+
+def test_a_second_signal_ends_it_at_once(nats_url: str, tmp_path: Path) -> None:
+    """Whoever presses Ctrl-C twice does not wait for the grace."""
+    with service(tmp_path, "never-stops", nats_url) as process:
+        process.until_ready()
+        process.popen.send_signal(signal.SIGINT)
+        process.until(lambda: bool(process.log_lines("stopping")))
+        process.popen.send_signal(signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
+
+
+def test_bad_settings_are_named(tmp_path: Path) -> None:
+    """A setting that does not exist gives one line that names it, and exit code 2."""
+    with service(tmp_path, "works", "nats://127.0.0.1:1", CAIRN_NATS__URLL="x") as process:
+        assert process.wait() == 2
+        assert "Did you mean `url`?" in process.stderr
+        assert len(process.stderr.splitlines()) == 1
+
+
+def test_bad_log_settings_are_named(tmp_path: Path) -> None:
+    """A log format that does not exist is refused like any other setting."""
+    with service(tmp_path, "works", "nats://127.0.0.1:1", CAIRN_TELEMETRY__LOG_FORMAT="xml") as process:
+        assert process.wait() == 2
+        assert "it can be json or console" in process.stderr
+
+
+def test_a_health_port_in_use_is_named(tmp_path: Path) -> None:
+    """The line says which port and what to set; the exit code is 1."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with service(tmp_path, "works", "nats://127.0.0.1:1", CAIRN_TELEMETRY__HEALTH_PORT=str(port)) as process:
+            assert process.wait() == 1
+            assert f"127.0.0.1:{port} is in use: set telemetry.health_port" in process.stderr
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The line says which file could not be written and what to set."""
+    (tmp_path / "file").write_text("not a folder")
+    with service(tmp_path, "works", "nats://127.0.0.1:1", CAIRN_HOME=str(tmp_path / "file")) as process:
+        assert process.wait() == 1
+        assert "cannot be written" in process.stderr
