@@ -155,7 +155,9 @@ class Anthropic(Protocol):
         content: list[Json] = [{"type": "text", "text": turn.text}] if turn.text else []
         for place, call in enumerate(turn.calls):
             arguments = call.arguments if isinstance(call.arguments, dict) else {}
-            content.append({"type": "tool_use", "id": f"toolu_{number}_{place}", "name": call.tool, "input": arguments})
+            content.append(
+                {"type": "tool_use", "id": call.id or f"toolu_{number}_{place}", "name": call.tool, "input": arguments}
+            )
         return {
             "id": f"msg_{number}",
             "type": "message",
@@ -241,7 +243,7 @@ class OpenAI(Protocol):
         if turn.calls:
             message["tool_calls"] = [
                 {
-                    "id": f"call_{number}_{place}",
+                    "id": call.id or f"call_{number}_{place}",
                     "type": "function",
                     "function": {
                         "name": call.tool,

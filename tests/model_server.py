@@ -29,10 +29,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Call:
-    """``arguments`` given as text are sent as they are, which only OpenAI's protocol can carry if they are broken."""
+    """``arguments`` given as text are sent as they are, which only OpenAI's protocol can carry if they are broken.
+    ``id`` is the provider's; without one it is made unique."""
 
     tool: str
     arguments: Json | str = field(default_factory=dict)
+    id: str = ""
 
 
 @dataclass(frozen=True)

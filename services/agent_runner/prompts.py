@@ -31,11 +31,6 @@ _SUBMIT = """\
 - When the task is done, and only then, call submit with a summary of what you changed, why, and how you checked it. \
 If it cannot be done, submit with a summary that says so and why. The work ends with submit and not without it."""
 
-REMINDER = (
-    "You answered without calling a tool, and the work is not submitted. If the task is done, call submit with a "
-    "summary; otherwise go on with the next tool call."
-)
-
 
 def system_prompt(tools: Sequence[str], instructions: str = "") -> str:
     """Who the model is and how it is to work. ``tools`` are the names of those it has, ``instructions`` the agent's

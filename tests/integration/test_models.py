@@ -219,6 +219,16 @@ async def test_broken_arguments_of_a_model_are_handed_on_as_they_came(http: Http
     assert (CallAsked(tool="shell", arguments='{"command": "ls', provider_call_id="call_0_0"),) == answer.calls
 
 
+@pytest.mark.parametrize("provider", OVER_HTTP)
+async def test_an_id_that_comes_twice_is_reported_as_it_came(provider: str, http: Http, server: ModelServer) -> None:
+    """Some servers give every call the same id: that is why ours are used, and theirs only recorded."""
+    server.add("", [Turn(calls=(Call("shell", id="same"), Call("shell", id="same")))])
+
+    answer = await open_model(agent(provider, server.url), resolve, http).respond(request())
+
+    assert [call.provider_call_id for call in answer.calls] == ["same", "same"]
+
+
 async def test_a_call_that_anthropic_cut_off_has_no_valid_arguments(http: Http, server: ModelServer) -> None:
     """The provider closes the object it was cut off in; half of a file must not be written."""
     calls = (Call("shell", {"command": "ls"}), Call("shell", {"command": "rm -rf build/"}))
