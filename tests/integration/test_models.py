@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from events.agents import ModelAgent
-from events.conversation import AssistantTurn, UserText
+from events.conversation import AssistantTurn, Message, UserText
 from services.agent_runner.adapters import open_model
 from services.agent_runner.adapters.http import Http
 from services.agent_runner.ports import CallAsked, Model, ModelAnswer, ModelRefused, ModelRequest
