@@ -32,7 +32,7 @@ class PrepareEnvironment(Command, frozen=True, kw_only=True):
 
 
 class ExecuteTool(Command, frozen=True, kw_only=True):
-    """Execute a call that the log already holds as requested. ``arguments`` is a JSON object as text.
+    """Execute a call that the log already holds as requested. ``arguments`` is the text of a JSON object.
 
     ``run_id`` names whose output it is. ``check_stage`` is set where a gate asks rather than an agent: the answer
     then also goes to the scheduler. ``secrets`` are the agent's own, by reference, beside the environment's.
@@ -42,7 +42,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
     run_id: str
     task_id: str
     tool: str
-    arguments: str
+    arguments: Content
     effects: str = "workspace"
     retry: str = "never"
     time_limit_seconds: float = 600.0
@@ -192,7 +192,7 @@ _END_NAMES: dict[type[Event], str] = {
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """``prepared`` is None until the workspace stands. ``ended`` maps the id of every call that ended to how it did:
-    ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied)."""
+    ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied). ``uncertain`` counts for each call that was how often."""
 
     id: str
     prepared: EnvironmentPrepared | None = None
@@ -202,6 +202,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     tree: str = ""
     running: dict[str, ToolCallStarted] = {}
     ended: Map[str, str] = Map()
+    uncertain: dict[str, int] = {}
     pushed: dict[str, BranchPushed | BranchRefused] = {}
 
     def knows(self, call: str) -> bool:
@@ -229,6 +230,10 @@ def _call_ended(state: Environment, event: CallEnd) -> Environment:
     )
 
 
+def _uncertain(state: Environment, event: ToolCallUncertain) -> Environment:
+    return replace(state, uncertain={**state.uncertain, event.call_id: state.uncertain.get(event.call_id, 0) + 1})
+
+
 def _pushed(state: Environment, event: BranchPushed | BranchRefused) -> Environment:
     return replace(state, pushed={**state.pushed, event.check_id: event})
 
@@ -244,6 +249,7 @@ ENVIRONMENT: Entity[Environment] = Entity(
             ToolCallCompleted: _call_ended,
             ToolCallFailed: _call_ended,
             ToolCallInterrupted: _call_ended,
+            ToolCallUncertain: _uncertain,
             BranchPushed: _pushed,
             BranchRefused: _pushed,
             EnvironmentRemoved: lambda state, event: replace(state, removed=True, running={}),

@@ -72,3 +72,7 @@ class RevisionConflict(CairnError):
 
 class UndecodableMessage(CairnError):
     """Bytes on a subject that are no message of ours: junk, or written by a newer version."""
+
+
+class Fenced(CairnError):
+    """Another process holds this work now. Whoever meets it stops at once, appends nothing and settles nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -198,7 +199,7 @@ class Handlers:
                 raise CommandRejected(message, slug="unknown-command", status=400)
 
 
-def _accepted(entity: str, id: str, decision: Decision[object]) -> Outcome:
+def _accepted(entity: str, id: str, decision: Decision[Any]) -> Outcome:
     return Outcome(
         accepted=True,
         entity=entity,

@@ -14,7 +14,8 @@ from datetime import datetime
 import msgspec
 
 from events.agents import Agent, Limits
-from events.environment import ExecuteTool, PublishBranch
+from events.calls import call_of_check
+from events.environment import PublishBranch
 from events.errors import Invalid
 from events.kernel import Command
 from events.pipeline import Stage, find_cycle
@@ -228,16 +229,7 @@ def command_for(task: Task, request: RunRequested | CheckRequested) -> Command:
             title=submitted.specification.title,
             description=description(task),
         )
-    return ExecuteTool(
-        call_id=request.check_id,
-        run_id=request.check_id,
-        task_id=task.id,
-        tool="shell",
-        arguments=msgspec.json.encode({"command": request.command}).decode(),
-        effects="workspace",
-        time_limit_seconds=request.time_limit_seconds,
-        check_stage=request.stage,
-    )
+    return call_of_check(request, task.id)
 
 
 def description(task: Task) -> str:

@@ -1,0 +1,44 @@
+"""The calls that a log asks for, as the commands that stand for them: derivable again by whoever reads the log."""
+
+from __future__ import annotations
+
+import msgspec
+
+from events.content import Inline
+from events.environment import ExecuteTool
+from events.run import Run, ToolCallRequested
+from events.task import CheckRequested
+
+# Tools that the runner answers itself.
+OF_THE_RUNNER = frozenset({"ask_human", "submit"})
+
+
+def call_of_run(run: Run, call: ToolCallRequested) -> ExecuteTool:
+    """What a call of an agent asks of the environment-manager."""
+    assert run.started is not None
+    return ExecuteTool(
+        call_id=call.call_id,
+        run_id=run.id,
+        task_id=run.started.task_id,
+        tool=call.tool,
+        arguments=call.arguments,
+        effects=call.effects,
+        retry=call.retry,
+        time_limit_seconds=run.started.limits.seconds,
+        idle_limit_seconds=run.started.limits.idle_seconds,
+        secrets=run.started.agent.secrets,
+    )
+
+
+def call_of_check(check: CheckRequested, task_id: str) -> ExecuteTool:
+    """What a tests gate asks of the environment-manager."""
+    return ExecuteTool(
+        call_id=check.check_id,
+        run_id=check.check_id,
+        task_id=task_id,
+        tool="shell",
+        arguments=Inline(msgspec.json.encode({"command": check.command}).decode()),
+        effects="workspace",
+        time_limit_seconds=check.time_limit_seconds,
+        check_stage=check.stage,
+    )

@@ -1,0 +1,406 @@
+"""Drives one run under its lease: take it, make sure of its environment, let the agent work, end it, report.
+
+The driver can die between any two events. Whoever takes the lease next loads the run, appends ``RunResumed`` and
+goes on where the log ends: open calls are dispatched again (their receiver knows those that it has), the model is
+asked again only if its last answer is not in the log. A driver that finds a newer epoch stops without a word.
+
+Everything that waits, waits for ``changed``; limits of time are looked at twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from events import subjects
+from events.calls import call_of_run
+from events.agents import Agent, ModelAgent
+from events.content import Inline
+from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
+from events.envelope import CommandEnvelope
+from events.kernel import Event, replace
+from events.run import (
+    RUN_ENDS,
+    Run,
+    RunCancelled,
+    RunCrashed,
+    RunCrashLooped,
+    RunEnd,
+    RunFellSilent,
+    RunOverBudget,
+    RunRefused,
+    RunStalled,
+    RunStarved,
+    RunSucceeded,
+    RunTimedOut,
+    RunUnprepared,
+    StartRun,
+    ToolCallRequested,
+)
+from events.task import AskQuestion, RecordRunFailed, RecordRunSucceeded, StageResult
+from infra import semantics, telemetry
+from infra.entities import Cause, EntityStore
+from infra.ports import Clock, ContentStore, EventLog
+from infra.sender import Sender
+from services.agent_runner.deciders import run as decider
+from services.agent_runner.history import History
+from services.agent_runner.ports import Model
+from services.agent_runner.watch import Watch
+
+logger = structlog.get_logger()
+
+LOOK_SECONDS = 0.5
+RESEND_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Plumbing:
+    """What every driver of a process shares. ``open_model`` raises ``Permanent`` for an agent that cannot be had."""
+
+    log: EventLog
+    runs: EntityStore[Run]
+    content: ContentStore
+    sender: Sender
+    clock: Clock
+    watch: Watch
+    open_model: Callable[[ModelAgent], Model]
+    system_prompt: Callable[[Agent], str]
+    host: str
+    runner: str
+    backoff_seconds: float
+
+
+class Ending(Exception):
+    """Unwinds to the end of the run; carries how it ended."""
+
+    def __init__(self, event: RunEnd) -> None:
+        super().__init__(type(event).__name__)
+        self.event = event
+
+
+class Driver:
+    """``run`` and ``history`` are the present; ``epoch`` is what this process holds."""
+
+    def __init__(self, plumbing: Plumbing, envelope: CommandEnvelope, command: StartRun) -> None:
+        self.plumbing = plumbing
+        self.command = command
+        self.id = envelope.entity_id
+        self.history = History(self.id, command.environment_id, command.task_id, self.changed)
+        self.epoch = 0
+        self._envelope = envelope
+        self._trace = envelope.trace
+        self._decisions = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._scope: asyncio.Timeout | None = None
+        self._resend_at = 0.0
+        self._spans: dict[str, telemetry.Span] = {}
+
+    @property
+    def run(self) -> Run:
+        kept = self.plumbing.runs.peek(self.id)
+        assert kept is not None
+        return kept[0]
+
+    async def drive(self, work: Callable[[Driver], object]) -> None:
+        """Take the run and see it to its end. ``work`` is the coroutine function of the agent's kind; it ends by
+        raising ``Ending``. Raises ``Fenced`` where another process holds the run by then."""
+        plumbing = self.plumbing
+        plumbing.runs.forget(self.id)
+        try:
+            plumbing.runs.apply(self.id, await self.history.load(plumbing.log, plumbing.watch))
+            await self._begin()
+            with telemetry.span(
+                f"invoke_agent {self.command.agent_name}",
+                trace=self._trace,
+                attributes={semantics.GEN_AI_OPERATION_NAME: "invoke_agent", "cairn.run": self.id},
+            ) as span:
+                self._trace = span.trace
+                looking = asyncio.create_task(self._look())
+                try:
+                    await self._work(work)
+                finally:
+                    looking.cancel()
+            await self._report()
+        finally:
+            self.history.leave(plumbing.watch)
+            plumbing.runs.forget(self.id)
+
+    async def _work(self, work: Callable[[Driver], object]) -> None:
+        if self.run.ended is not None:
+            return
+        try:
+            await self._prepared()
+            await work(self)  # type: ignore[misc]
+        except Ending as ending:
+            for call in self.open_calls():
+                self._cast(
+                    InterruptCall(call_id=call.call_id, reason=RUN_ENDS[type(ending.event)]), call.call_id + "-i"
+                )
+            await self.decide(lambda run: decider.end(run, self.epoch, ending.event))
+
+    # ---- deciding
+
+    async def decide(self, decide: Callable[[Run], Sequence[Event]]) -> tuple[Event, ...]:
+        self._decisions += 1
+        cause = Cause(
+            id=f"{self.id}-{self.epoch}-{self._decisions}",
+            actor=self.plumbing.runner,
+            correlation=self._envelope.correlation or self._envelope.id,
+            causation=self._envelope.id,
+            trace=self._trace,
+        )
+        decision = await self.plumbing.runs.decide(self.id, cause, decide)
+        self.history.add_own(decision.events, self.plumbing.clock.now())
+        return decision.events
+
+    async def _begin(self) -> None:
+        plumbing = self.plumbing
+        system = plumbing.system_prompt(self.command.agent)
+        self.epoch = self.run.epoch + 1
+        await self.decide(
+            lambda run: decider.begin(run, self.command, host=plumbing.host, runner=plumbing.runner, system=system)
+        )
+        self.epoch = self.run.epoch
+        logger.info("taken", run=self.id, epoch=self.epoch, after=self.run.last)
+
+    # ---- the environment and its calls
+
+    async def _prepared(self) -> None:
+        """Make sure that the workspace stands."""
+
+        def stands() -> bool:
+            return self.history.environment.prepared is not None and not self.history.environment.removed
+
+        command = PrepareEnvironment(
+            task_id=self.command.task_id,
+            repository_url=self.command.repository_url,
+            base_branch=self.command.base_branch,
+            bases=self.command.bases,
+            secrets=self.command.secrets,
+            isolation=self.command.isolation,
+        )
+        if not stands():
+            await self.plumbing.sender.send(
+                subjects.ENVIRONMENT_MANAGER,
+                self.run.host,
+                "environment",
+                self.command.environment_id,
+                command,
+                command_id=f"{self.id}-prepare-{self.epoch}",
+                cause=self._cause(),
+            )
+        await self.until(lambda: stands() or self.history.preparation_failure is not None)
+        failure = self.history.preparation_failure
+        if failure is not None and not stands():
+            raise Ending(RunUnprepared(cause=failure.cause, detail=failure.detail, retryable=failure.retryable))
+
+    def open_calls(self) -> list[ToolCallRequested]:
+        """The calls of the last turn without a result, but for ``submit``, which has none."""
+        result_of = self.history.conversation.result_of
+        return [call for call in self.run.calls if call.tool != "submit" and result_of(call.call_id) is None]
+
+    async def results(self) -> None:
+        """Dispatch the open calls and wait until each has its result."""
+        open_calls = self.open_calls()
+        if not open_calls:
+            return
+        for call in open_calls:
+            await self._dispatch(call)
+        await self.until(self._settled)
+        for span in self._spans.values():
+            span.end()
+        self._spans.clear()
+
+    def _settled(self) -> bool:
+        return not self.open_calls()
+
+    async def _dispatch(self, call: ToolCallRequested, *, again: bool = False) -> None:
+        if call.tool == "ask_human":
+            await self._ask(call)
+            return
+        if call.call_id not in self._spans:
+            self._spans[call.call_id] = telemetry.started_span(
+                f"execute_tool {call.tool}",
+                trace=self._trace,
+                attributes={semantics.GEN_AI_OPERATION_NAME: "execute_tool", semantics.GEN_AI_TOOL_NAME: call.tool},
+            )
+        command = call_of_run(self.run, call)
+        if command.time_limit_seconds:
+            command = replace(command, time_limit_seconds=max(1.0, self._seconds_left()))
+        self._cast(
+            command,
+            call.call_id if not again else f"{call.call_id}-again-{self.epoch}-{self._resend_at:.0f}",
+            trace=self._spans[call.call_id].trace,
+        )
+
+    async def _ask(self, call: ToolCallRequested) -> None:
+        """Ask a person through the scheduler; take the answer where it is there already."""
+        arguments = call.arguments.text if isinstance(call.arguments, Inline) else "{}"
+        question = decider.question_of(arguments)
+        await self.plumbing.sender.send(
+            subjects.SCHEDULER,
+            subjects.ANY,
+            "task",
+            self.command.task_id,
+            AskQuestion(run_id=self.id, call_id=call.call_id, question=question),
+            command_id=f"{call.call_id}-ask-{self.epoch}",
+            cause=self._cause(),
+        )
+
+    def _cast(self, command: ExecuteTool | InterruptCall, command_id: str, *, trace: str = "") -> None:
+        self.plumbing.sender.cast(
+            subjects.ENVIRONMENT_MANAGER,
+            self.run.host,
+            subjects.CALL_TOKEN,
+            self.command.environment_id,
+            command,
+            command_id=command_id,
+            cause=self._cause(trace),
+        )
+
+    def _cause(self, trace: str = "") -> Cause:
+        return Cause(
+            id=self.id, correlation=self._envelope.correlation or self._envelope.id, trace=trace or self._trace
+        )
+
+    # ---- waiting
+
+    def changed(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._scope is not None and self._stopped() is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Wait until ``done``; raises ``Ending`` where the run is cancelled or out of time before."""
+        self._resend_at = asyncio.get_running_loop().time() + RESEND_SECONDS
+        while not done():
+            await self._take_answers()
+            self.raise_if_stopped()
+            if done():
+                return
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    async def interruptible(self, work: object, *, limit_seconds: float) -> object:
+        """Await ``work``, which is cut off where the run is cancelled, out of time, or silent for the limit."""
+        self.raise_if_stopped()
+        try:
+            async with asyncio.timeout(limit_seconds or None) as scope:
+                self._scope = scope
+                return await work  # type: ignore[misc]
+        except TimeoutError:
+            self.raise_if_stopped()
+            raise Ending(RunFellSilent(limit_seconds=limit_seconds)) from None
+        finally:
+            self._scope = None
+
+    def raise_if_stopped(self) -> None:
+        event = self._stopped()
+        if event is not None:
+            raise Ending(event)
+
+    def _stopped(self) -> RunEnd | None:
+        task = self.history.task
+        if task.ended is not None:
+            reason = getattr(task.ended, "reason", "") or f"the task is {task.status}"
+            return RunCancelled(reason=reason)
+        if self.command.limits.seconds and self._seconds_left() <= 0:
+            return RunTimedOut(limit_seconds=self.command.limits.seconds)
+        return None
+
+    def _seconds_left(self) -> float:
+        """Time that is left, folded from the log: a resume never resets it, and waiting for people is free."""
+        now = self.plumbing.clock.now()
+        asked_at = self.history.waiting_for_people_since()
+        waiting = now - asked_at if asked_at is not None else timedelta()
+        used = now - (self.history.started_at or now) - self.history.waited_for_people - waiting
+        return self.command.limits.seconds - used.total_seconds()
+
+    async def _take_answers(self) -> None:
+        for question in self.history.task.questions:
+            if question.run_id == self.id and question.answer is not None and question.call_id not in self.run.answers:
+                call_id, answer = question.call_id, question.answer
+                await self.decide(
+                    lambda run, call_id=call_id, answer=answer: decider.receive_answer(  # type: ignore[misc]
+                        run, self.epoch, call_id, answer
+                    )
+                )
+
+    async def _look(self) -> None:
+        """Wake what waits, so that limits of time are seen and calls that got lost are sent again."""
+        while True:
+            await self.plumbing.clock.sleep(LOOK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            if self._waiter is not None and now >= self._resend_at:
+                self._resend_at = now + RESEND_SECONDS
+                for call in self.open_calls():
+                    if call.call_id not in self.history.environment.running:
+                        await self._dispatch(call, again=True)
+            if self._stopped() is not None:
+                self.changed()
+
+    # ---- the end
+
+    async def _report(self) -> None:
+        ended = self.run.ended
+        assert ended is not None
+        environment = self.history.environment
+        command: RecordRunSucceeded | RecordRunFailed
+        if isinstance(ended, RunSucceeded):
+            result = StageResult(
+                environment_id=environment.id, host=self.run.host, commit=ended.commit, summary=ended.summary
+            )
+            command = RecordRunSucceeded(stage=self.command.stage, run_id=self.id, result=result)
+        else:
+            command = RecordRunFailed(
+                stage=self.command.stage,
+                run_id=self.id,
+                cause=RUN_ENDS[type(ended)],
+                detail=failure_text(ended),
+                retryable=is_retryable(ended),
+            )
+        await self.plumbing.sender.send(
+            subjects.SCHEDULER,
+            subjects.ANY,
+            "task",
+            self.command.task_id,
+            command,
+            command_id=f"{self.id}-ended-{self.epoch}",
+            cause=self._cause(),
+        )
+        logger.info("ended", run=self.id, status=self.run.status)
+
+
+def is_retryable(ended: RunEnd) -> bool:
+    """Whether another attempt could end otherwise."""
+    if isinstance(ended, RunUnprepared):
+        return ended.retryable
+    return not isinstance(ended, RunOverBudget | RunRefused | RunCrashLooped | RunCancelled)
+
+
+def failure_text(ended: RunEnd) -> str:
+    """How the run ended, in a sentence for people and for the next attempt."""
+    match ended:
+        case RunCrashed(exit_code=code, detail=detail):
+            return f"the program ended with exit code {code}. {detail}".strip() if code is not None else detail
+        case RunTimedOut(limit_seconds=limit):
+            return f"it ran longer than its limit of {limit:g} s"
+        case RunFellSilent(limit_seconds=limit):
+            return f"nothing was heard of it for {limit:g} s"
+        case RunOverBudget(budget=budget, limit=limit, used=used):
+            return f"its budget of {limit:g} {budget} is used up ({used:g})"
+        case RunRefused(detail=detail) | RunStalled(detail=detail) | RunUnprepared(detail=detail):
+            return detail
+        case RunStarved(failures=failures, detail=detail):
+            return f"the model could not be reached {failures} times in a row: {detail}"
+        case RunCrashLooped(epochs=epochs):
+            return f"its runners died {epochs} times without getting further"
+        case RunCancelled(reason=reason):
+            return reason
+        case _:
+            return ""

@@ -1,0 +1,23 @@
+"""``StartRun`` is the lease: the handler returns when the run has ended, and the command is acknowledged then."""
+
+from __future__ import annotations
+
+from events.agents import ModelAgent
+from events.envelope import CommandEnvelope
+from events.errors import CommandRejected
+from events.run import StartRun
+from services.agent_runner import model_loop, program_loop
+from services.agent_runner.driver import Driver, Plumbing
+
+
+class Handlers:
+    def __init__(self, plumbing: Plumbing) -> None:
+        self._plumbing = plumbing
+
+    async def handle(self, envelope: CommandEnvelope) -> None:
+        command = envelope.command
+        if not isinstance(command, StartRun):
+            message = f"{type(command).__name__} is no command for a run."
+            raise CommandRejected(message, slug="unknown-command", status=400)
+        driver = Driver(self._plumbing, envelope, command)
+        await driver.drive(model_loop.work if isinstance(command.agent, ModelAgent) else program_loop.work)

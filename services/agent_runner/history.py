@@ -1,0 +1,103 @@
+"""What a run knows of the log: its own events, its environment's and its task's, folded as they come.
+
+It is loaded once, when the run is taken, and kept up to date by what the run appends itself and by the watch. The
+conversation with the model is one of its folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from events.conversation import Conversation
+from events.envelope import Recorded
+from events.environment import ENVIRONMENT, CallEnd, Environment, EnvironmentPreparationFailed
+from events.kernel import Event
+from events.run import AnswerReceived, RunStarted, ToolCallRequested
+from events.task import TASK, Task
+from infra.ports import EventLog
+from services.agent_runner.watch import Watch
+
+
+class History:
+    """``changed`` is called after each record that came in from others."""
+
+    def __init__(self, run_id: str, environment_id: str, task_id: str, changed: Callable[[], None]) -> None:
+        self.conversation = Conversation()
+        self.environment: Environment = ENVIRONMENT.initial(environment_id)
+        self.task: Task = TASK.initial(task_id)
+        self.preparation_failure: EnvironmentPreparationFailed | None = None
+        self.started_at: datetime | None = None
+        self.waited_for_people = timedelta()
+        self._run_id = run_id
+        self._call_ends: dict[str, CallEnd] = {}
+        self._asked_at: dict[str, datetime] = {}
+        self._changed = changed
+        self._revisions = {ENVIRONMENT.name: 0, TASK.name: 0}
+        self._early: list[Recorded] | None = []
+
+    async def load(self, log: EventLog, watch: Watch) -> list[Recorded]:
+        """Read and fold everything; answer the run's own records. From here on the watch keeps it up to date."""
+        watch.add(ENVIRONMENT.name, self.environment.id, self.receive)
+        watch.add(TASK.name, self.task.id, self.receive)
+        own = await log.load("run", self._run_id)
+        others = [
+            *await log.load(ENVIRONMENT.name, self.environment.id),
+            *await log.load(TASK.name, self.task.id),
+        ]
+        for record in sorted([*own, *others], key=lambda record: record.sequence):
+            if record.envelope.entity == "run":
+                self.add_own(record.envelope.events, record.envelope.time)
+            else:
+                self._fold(record)
+        early, self._early = self._early or [], None
+        for record in early:
+            self._fold(record)
+        self.preparation_failure = None
+        return own
+
+    def leave(self, watch: Watch) -> None:
+        watch.remove(ENVIRONMENT.name, self.environment.id, self.receive)
+        watch.remove(TASK.name, self.task.id, self.receive)
+
+    def add_own(self, events: tuple[Event, ...], time: datetime) -> None:
+        """Fold what this run's holder appended."""
+        for event in events:
+            self.conversation.apply(event)
+            if isinstance(event, RunStarted):
+                self.started_at = time
+            elif isinstance(event, ToolCallRequested) and event.tool == "ask_human":
+                self._asked_at[event.call_id] = time
+            elif isinstance(event, AnswerReceived) and event.call_id in self._asked_at:
+                self.waited_for_people += time - self._asked_at.pop(event.call_id)
+
+    def receive(self, record: Recorded) -> None:
+        if self._early is not None:
+            self._early.append(record)
+        elif self._fold(record):
+            self._changed()
+
+    def call_end(self, call_id: str) -> CallEnd | None:
+        """How the call of an agent program ended in the environment."""
+        return self._call_ends.get(call_id)
+
+    def waiting_for_people_since(self) -> datetime | None:
+        """When the first question that is still open was asked."""
+        return min(self._asked_at.values(), default=None)
+
+    def _fold(self, record: Recorded) -> bool:
+        entity, events = record.envelope.entity, record.envelope.events
+        if record.sequence <= self._revisions[entity]:
+            return False
+        self._revisions[entity] = record.sequence
+        if entity == TASK.name:
+            self.task = TASK.fold_onto(self.task, events)
+            return True
+        for event in events:
+            self.environment = ENVIRONMENT.evolve(self.environment, event)
+            self.conversation.apply(event)
+            if isinstance(event, EnvironmentPreparationFailed):
+                self.preparation_failure = event
+            elif isinstance(event, CallEnd) and event.tool == "program":
+                self._call_ends[event.call_id] = event
+        return True

@@ -1,0 +1,142 @@
+"""The built-in agent: ask the model, execute what it asks for, until it submits."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from events import tools
+from events.agents import ModelAgent
+from events.content import Content
+from events.conversation import AssistantTurn
+from events.errors import Permanent
+from events.run import RunRefused, RunSucceeded, ToolCallRequested
+from infra import semantics, telemetry
+from infra.ports import read_content, store_content
+from services.agent_runner.deciders import run as decider
+from services.agent_runner.driver import Driver, Ending
+from services.agent_runner.ports import Model, ModelAnswer, ModelRequest, ModelUnavailable
+
+TOKENS_A_PRICE = 1_000_000
+
+
+async def work(driver: Driver) -> None:
+    """One turn after another. Every turn begins from what the log holds, so a resume needs no case of its own."""
+    agent = driver.command.agent
+    assert isinstance(agent, ModelAgent)
+    try:
+        model = driver.plumbing.open_model(agent)
+    except Permanent as error:
+        raise Ending(RunRefused(cause=error.slug, detail=str(error))) from error
+    while True:
+        await driver.results()
+        submitted = _submitted(driver)
+        if submitted is not None:
+            raise Ending(RunSucceeded(summary=await _summary(driver, submitted), commit=_commit(driver)))
+        spent = decider.over_budget(driver.run)
+        if spent is not None:
+            raise Ending(spent)
+        if _stopped_without_a_call(driver):
+            events = await driver.decide(lambda run: decider.remind(run, driver.epoch))
+            _end_if_ended(driver, events)
+        await _wait_for_retry(driver)
+        await _turn(driver, agent, model)
+
+
+async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
+    began = time.monotonic()
+    with telemetry.span(
+        f"chat {agent.model or agent.provider}",
+        attributes={semantics.GEN_AI_OPERATION_NAME: "chat", semantics.GEN_AI_REQUEST_MODEL: agent.model},
+    ) as span:
+        try:
+            answer = await driver.interruptible(
+                model.respond(_request(driver, agent)), limit_seconds=driver.command.limits.idle_seconds
+            )
+        except ModelUnavailable as error:
+            span.fail(str(error))
+            unavailable = error
+            events = await driver.decide(
+                lambda run: decider.postpone(
+                    run,
+                    driver.epoch,
+                    cause=unavailable.cause,
+                    detail=str(unavailable),
+                    retry_after_seconds=unavailable.retry_after_seconds,
+                    backoff_seconds=driver.plumbing.backoff_seconds,
+                    jitter=random.random(),
+                    now=driver.plumbing.clock.now(),
+                )
+            )
+            _end_if_ended(driver, events)
+            return
+        except Permanent as error:
+            raise Ending(RunRefused(cause=error.slug, detail=str(error))) from error
+    assert isinstance(answer, ModelAnswer)
+    requested = [
+        decider.Requested(asked=call, arguments=await store_content(driver.plumbing.content, call.arguments))
+        for call in answer.calls
+    ]
+    cost_usd = (
+        answer.input_tokens * agent.price.input_usd + answer.output_tokens * agent.price.output_usd
+    ) / TOKENS_A_PRICE
+    duration_ms = round((time.monotonic() - began) * 1000)
+    await driver.decide(
+        lambda run: decider.respond(run, driver.epoch, answer, requested, cost_usd=cost_usd, duration_ms=duration_ms)
+    )
+
+
+def _request(driver: Driver, agent: ModelAgent) -> ModelRequest:
+    started = driver.run.started
+    assert started is not None
+
+    async def read(content: Content) -> str:
+        return await read_content(driver.plumbing.content, content)
+
+    return ModelRequest(
+        system=started.system,
+        messages=driver.history.conversation.messages,
+        tools=tools.AGENT_TOOLS,
+        read=read,
+        max_output_tokens=agent.max_output_tokens,
+        turn=driver.history.conversation.turns,
+        stage=started.stage,
+        attempt=started.attempt,
+    )
+
+
+def _submitted(driver: Driver) -> ToolCallRequested | None:
+    return next((call for call in driver.run.calls if call.tool == "submit" and _accepted(driver, call)), None)
+
+
+def _accepted(driver: Driver, call: ToolCallRequested) -> bool:
+    return call.call_id not in driver.run.refused
+
+
+async def _summary(driver: Driver, call: ToolCallRequested) -> str:
+    checked = tools.check_arguments("submit", await read_content(driver.plumbing.content, call.arguments))
+    return "" if isinstance(checked, str) else str(checked.get("summary", ""))
+
+
+def _commit(driver: Driver) -> str:
+    return driver.history.environment.checkpoint
+
+
+def _stopped_without_a_call(driver: Driver) -> bool:
+    messages = driver.history.conversation.messages
+    return bool(messages) and isinstance(messages[-1], AssistantTurn)
+
+
+def _end_if_ended(driver: Driver, events: object) -> None:
+    """The decider may end the run instead; then there is nothing more to do."""
+    if driver.run.ended is not None:
+        raise Ending(driver.run.ended)
+
+
+async def _wait_for_retry(driver: Driver) -> None:
+    retry_at = driver.run.retry_at
+    if retry_at is not None:
+        seconds = (retry_at - driver.plumbing.clock.now()).total_seconds()
+        if seconds > 0:
+            await driver.interruptible(asyncio.sleep(seconds), limit_seconds=seconds + 60.0)

@@ -1,0 +1,93 @@
+"""What may follow in an environment. Each function takes the state; what is known already is not said again."""
+
+from __future__ import annotations
+
+from events.environment import (
+    BranchPushed,
+    BranchRefused,
+    CallEnd,
+    Environment,
+    EnvironmentPreparationFailed,
+    EnvironmentPrepared,
+    EnvironmentRemoved,
+    ExecuteTool,
+    ToolCallInterrupted,
+    ToolCallStarted,
+    ToolCallUncertain,
+)
+from events.kernel import Event
+
+MAX_UNCERTAIN = 3
+GONE = "it had been started, and the process that ran it is gone without a result"
+NOT_REPEATED = f"{GONE}; it may or may not have had its effects, and was not repeated"
+
+Events = tuple[Event, ...]
+
+
+def prepare(state: Environment, prepared: EnvironmentPrepared) -> Events:
+    return () if stands(state) else (prepared,)
+
+
+def fail_preparation(state: Environment, failed: EnvironmentPreparationFailed) -> Events:
+    """Said each time that it fails: whoever asked waits for an answer."""
+    return () if stands(state) else (failed,)
+
+
+def start_call(state: Environment, started: ToolCallStarted) -> Events:
+    return () if state.knows(started.call_id) else (started,)
+
+
+def end_call(state: Environment, ended: CallEnd) -> Events:
+    return () if ended.call_id in state.ended else (ended,)
+
+
+def resolve_uncertain(state: Environment, command: ExecuteTool) -> Events:
+    """A started call without a result, its process gone: as its tool declares.
+
+    ``workspace``: the workspace goes back to the checkpoint before it, and it is executed again. ``external`` and
+    ``idempotent``: executed again. Everything else, and what was uncertain too often, is not repeated: the agent is
+    told, and the call is over.
+    """
+    if command.call_id not in state.running:
+        return ()
+    again = state.uncertain.get(command.call_id, 0) < MAX_UNCERTAIN
+    if again and command.effects == "workspace":
+        return (_uncertain(command, "restore-and-execute-again", GONE, restored=state.checkpoint),)
+    if again and (command.effects == "none" or command.retry == "idempotent"):
+        return (_uncertain(command, "execute-again", GONE),)
+    return (_uncertain(command, "told-agent", NOT_REPEATED), _interrupted(command, NOT_REPEATED))
+
+
+def abandon_call(state: Environment, started: ToolCallStarted) -> Events:
+    """A started call that nobody waits for any more."""
+    reason = "nobody waits for it any more"
+    interrupted = ToolCallInterrupted(call_id=started.call_id, run_id=started.run_id, tool=started.tool, reason=reason)
+    return (interrupted,) if started.call_id in state.running else ()
+
+
+def _uncertain(command: ExecuteTool, resolution: str, detail: str, *, restored: str = "") -> ToolCallUncertain:
+    return ToolCallUncertain(
+        call_id=command.call_id,
+        run_id=command.run_id,
+        tool=command.tool,
+        resolution=resolution,
+        detail=detail,
+        restored=restored,
+    )
+
+
+def _interrupted(command: ExecuteTool, reason: str) -> ToolCallInterrupted:
+    return ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)
+
+
+def record_push(state: Environment, pushed: BranchPushed | BranchRefused) -> Events:
+    return () if pushed.check_id in state.pushed else (pushed,)
+
+
+def remove(state: Environment, reason: str) -> Events:
+    return (EnvironmentRemoved(reason=reason),) if stands(state) else ()
+
+
+def stands(state: Environment) -> bool:
+    """Whether the log says that there is a workspace."""
+    return state.prepared is not None and not state.removed
