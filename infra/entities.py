@@ -15,6 +15,7 @@ import msgspec
 from events.envelope import CommandEnvelope, Envelope, Recorded
 from events.errors import RevisionConflict
 from events.kernel import Entity, Event
+from infra.metrics import count_events
 from infra.ports import Clock, EventLog
 
 ATTEMPTS = 5
@@ -110,6 +111,7 @@ class EntityStore(Generic[S]):
                 self._kept.pop(id, None)
                 raise
             else:
+                count_events(self._entity.name, events)
                 for event in events:
                     state = self._entity.evolve(state, event)
                 self._keep(id, state, appended)

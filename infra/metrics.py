@@ -5,6 +5,8 @@ Counts begin at zero with the process; what must survive it is in the log.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -13,6 +15,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+
+from events.kernel import Event
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -43,10 +47,30 @@ DEAD_LETTERS = Counter(
 )
 
 
-def observe_command(service: str, command: str, result: str, seconds: float) -> None:
-    """One command was handled: ``result`` is a short word such as ``handled``, ``rejected``, ``retried``, ``dead``."""
-    COMMANDS_HANDLED.labels(service, command, result).inc()
-    COMMAND_SECONDS.labels(service, command).observe(seconds)
+def observe_command(service: str) -> Callable[[str, float, str], None]:
+    """What ``infra.consumer.Consumer`` calls as ``on_handled(command, seconds, result)``."""
+
+    def observe(command: str, seconds: float, result: str) -> None:
+        COMMANDS_HANDLED.labels(service, command, result).inc()
+        COMMAND_SECONDS.labels(service, command).observe(seconds)
+
+    return observe
+
+
+def watch_in_flight(service: str, count: Callable[[], int]) -> None:
+    """Tell ``count()`` as the commands that are being handled now; it is asked when somebody looks."""
+    COMMANDS_IN_FLIGHT.labels(service).set_function(count)
+
+
+def count_events(entity: str, events: Iterable[Event]) -> None:
+    """These events were appended to the log."""
+    for event in events:
+        EVENTS_APPENDED.labels(entity, type(event).__name__).inc()
+
+
+def count_dead_letter(service: str, reason: str) -> None:
+    """A command of ``service`` was kept as a dead letter."""
+    DEAD_LETTERS.labels(service, reason).inc()
 
 
 def exposition() -> bytes:

@@ -21,6 +21,7 @@ from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from events.envelope import CommandEnvelope
 from infra import semantics
 from infra.settings import Telemetry
 
@@ -160,6 +161,22 @@ def _exported(
     )
 
 
+def processing(envelope: CommandEnvelope) -> Span:
+    """The span of handling a command that came through a queue; a child of whoever sent it."""
+    if _tracer is None:
+        return started_span("", trace=envelope.trace)
+    name = type(envelope.command).__name__
+    attributes: dict[str, Attribute] = {
+        semantics.MESSAGING_SYSTEM: semantics.NATS,
+        semantics.MESSAGING_OPERATION_TYPE: semantics.PROCESS,
+        semantics.MESSAGING_MESSAGE_ID: envelope.id,
+        semantics.COMMAND: name,
+        semantics.ENTITY: envelope.entity,
+        semantics.ENTITY_ID: envelope.entity_id,
+    }
+    return started_span(f"process {name}", kind=semantics.CONSUMER, trace=envelope.trace, attributes=attributes)
+
+
 def configure(service: str, settings: Telemetry) -> None:
     """Export the spans of this process as service ``cairn-<service>`` if an endpoint is set. Call once, at start."""
     global _tracer, _provider
@@ -187,7 +204,7 @@ def configure(service: str, settings: Telemetry) -> None:
 
 
 def shutdown() -> None:
-    """Send what is left and stop exporting; give up after ``LAST_EXPORT_SECONDS``. Blocks: call it when the work is over."""
+    """Send what is left and stop exporting. Blocks, for ``LAST_EXPORT_SECONDS`` at most."""
     global _tracer, _provider
     provider, _tracer, _provider = _provider, None, None
     if provider is not None:

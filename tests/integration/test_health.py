@@ -66,7 +66,7 @@ async def test_ready_lists_what_is_missing() -> None:
 
 async def test_metrics_are_prometheus_text() -> None:
     """What was counted is told with its labels."""
-    metrics.observe_command("scheduler", "SubmitTask", "handled", 0.002)
+    metrics.observe_command("scheduler")("SubmitTask", 0.002, "handled")
     async with serving() as health:
         status, body = await get(health, "/metrics")
     assert status == 200
