@@ -15,12 +15,13 @@ from events import subjects
 from events.codec import decode_outcome, encode
 from events.envelope import CommandEnvelope, Outcome
 from events.errors import Transient, UndecodableMessage
-from infra.jetstream.requests import Lost, Refused, Requests, checked_subject, header_block
+from infra.jetstream.requests import Lost, Refused, Requests, checked_subject, header_block, is_subject
 
 logger = logging.getLogger("cairn.jetstream")
 
 # "maximum messages per subject exceeded": the stream RUNS holds an open job of this run.
 STORE_FAILED = 10077
+INBOX = "_INBOX"
 SUBJECT_FULL = "maximum messages per subject"
 
 
@@ -65,8 +66,9 @@ class JetStreamCommandBus:
             future.cancel()
 
     def reply(self, envelope: CommandEnvelope, outcome: Outcome) -> None:
-        if envelope.reply:
-            self._requests.send(checked_subject(envelope.reply), encode(outcome))
+        # Only to an inbox: the sender must not make this process write on any other subject.
+        if envelope.reply.startswith(INBOX) and is_subject(envelope.reply):
+            self._requests.send(envelope.reply, encode(outcome))
 
     def _subject(self, service: str, target: str, envelope: CommandEnvelope) -> str:
         return checked_subject(subjects.command(self._tenant, service, target, envelope.entity, envelope.entity_id))

@@ -99,8 +99,13 @@ def status_of(headers: bytes) -> int:
     return int(headers[9:12]) if headers[8:9] == b" " and headers[9:12].isdigit() else 0
 
 
+def is_subject(subject: str) -> bool:
+    """Whether something can be published on it."""
+    return not (_UNFIT.search(subject) or ".." in subject or subject.endswith("."))
+
+
 def checked_subject(subject: str) -> str:
-    if _UNFIT.search(subject) or ".." in subject or subject.endswith("."):
+    if not is_subject(subject):
         message = f"{subject!r} cannot be a subject: ids must not be empty or have spaces, '*' or '>' in them."
         raise Invalid(message, slug="invalid-name")
     return subject
