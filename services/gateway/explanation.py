@@ -1,0 +1,154 @@
+"""Why a task does not run, from the read models: a pure explanation over rows, and the reading of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from events.task import Question
+from infra.ports import Clock
+from projections.task import StageView
+from services.gateway.ports import Explanation, Obstacle, OpenReadModels
+
+_ENDED = {"completed", "failed", "blocked", "cancelled"}
+_stages = msgspec.json.Decoder(tuple[StageView, ...])
+_questions = msgspec.json.Decoder(tuple[Question, ...])
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """What the read models know about a task and what it competes with. ``needs`` maps the ids of the tasks that it
+    depends on to their status; ``running`` are runs of the project's agents, ``running_overall`` counts all."""
+
+    task_id: str
+    status: str
+    reason: str
+    stages: tuple[StageView, ...]
+    questions: tuple[Question, ...]
+    needs: Mapping[str, str]
+    running: Sequence[str]
+    project_limit: int
+    running_overall: int
+    overall_limit: int
+
+
+def explain(situation: Situation, now: datetime) -> Explanation:
+    """The obstacles of a task, those that a person can do something about first."""
+    obstacles: list[Obstacle] = []
+    if situation.status not in _ENDED:
+        obstacles = [*_waits_for_person(situation), *_waits_for_tasks(situation), *_waits_for_time(situation, now)]
+        if not obstacles and situation.status == "queued":
+            obstacles = _waits_for_slot(situation)
+    return Explanation(
+        task_id=situation.task_id,
+        status=situation.status,
+        summary=_summary(situation, obstacles),
+        obstacles=tuple(obstacles),
+    )
+
+
+def _waits_for_person(situation: Situation) -> list[Obstacle]:
+    found = [
+        Obstacle(kind="needs-input", detail=f"Its agent asks: {question.question}", ids=(question.call_id,))
+        for question in situation.questions
+        if question.answer is None
+    ]
+    for stage in situation.stages:
+        if stage.status == "awaiting_approval":
+            detail = f"Stage {stage.name} waits for somebody to approve it."
+            found.append(Obstacle(kind="needs-approval", detail=detail, ids=(stage.name,)))
+    return found
+
+
+def _waits_for_tasks(situation: Situation) -> list[Obstacle]:
+    open_needs = {id: status for id, status in situation.needs.items() if status != "completed"}
+    if not open_needs:
+        return []
+    listed = ", ".join(f"{id} ({status})" for id, status in open_needs.items())
+    return [Obstacle(kind="dependencies", detail=f"It depends on {listed}.", ids=tuple(open_needs))]
+
+
+def _waits_for_time(situation: Situation, now: datetime) -> list[Obstacle]:
+    return [
+        Obstacle(
+            kind="retry-at",
+            detail=f"Stage {stage.name} is tried again at {stage.retry_at.isoformat()}, after it failed.",
+            ids=(stage.name,),
+        )
+        for stage in situation.stages
+        if stage.status == "waiting" and stage.retry_at is not None and stage.retry_at > now
+    ]
+
+
+def _waits_for_slot(situation: Situation) -> list[Obstacle]:
+    found = []
+    if len(situation.running) >= situation.project_limit:
+        count = f"{len(situation.running)} of {situation.project_limit}"
+        detail = f"{count} agents of the project run already: {', '.join(situation.running)}."
+        found.append(Obstacle(kind="project-limit", detail=detail, ids=tuple(situation.running)))
+    if situation.running_overall >= situation.overall_limit:
+        detail = f"{situation.running_overall} of {situation.overall_limit} agents of all projects run already."
+        found.append(Obstacle(kind="overall-limit", detail=detail))
+    return found
+
+
+def _summary(situation: Situation, obstacles: list[Obstacle]) -> str:
+    if obstacles:
+        return " ".join(obstacle.detail for obstacle in obstacles)
+    if situation.status in _ENDED:
+        return situation.reason or f"It has ended: {situation.status}."
+    active = [
+        f"{stage.name} ({stage.run_id if stage.status == 'running' else stage.check_id})"
+        for stage in situation.stages
+        if stage.status in ("running", "checking")
+    ]
+    return (
+        f"It runs: {', '.join(active)}." if active else "Nothing stands in its way; it starts as soon as it is placed."
+    )
+
+
+class ReadModelExplainer:
+    """``Explainer`` over the read models. ``overall_limit`` is how many agents the scheduler runs at once."""
+
+    def __init__(self, read_models: OpenReadModels, clock: Clock, overall_limit: int) -> None:
+        self._read_models = read_models
+        self._clock = clock
+        self._overall_limit = overall_limit
+
+    async def explain(self, task_id: str) -> Explanation | None:
+        models = await self._read_models()
+        task = await models.task(task_id)
+        if task is None:
+            return None
+        known = {row["id"]: row["status"] for row in await models.tasks_by_id(task["depends_on"])}
+        needs = {id: known.get(id, "unknown") for id in task["depends_on"]}
+        queue = await models.queue()
+        limits = {row["id"]: row["agents_at_once"] for row in queue["projects"]}
+        running = [stage for row in await _active(models.tasks, task["project_id"]) for stage in _running(row)]
+        return explain(
+            Situation(
+                task_id=task_id,
+                status=task["status"],
+                reason=task["reason"],
+                stages=_stages.decode(task["stages"]),
+                questions=_questions.decode(task["questions"]),
+                needs=needs,
+                running=running,
+                project_limit=limits.get(task["project_id"], 1),
+                running_overall=sum(row["running"] + row["starting"] for row in queue["projects"]),
+                overall_limit=self._overall_limit,
+            ),
+            self._clock.now(),
+        )
+
+
+async def _active(tasks: Callable[..., Any], project: str) -> list[dict[str, Any]]:
+    # A task that waits for an answer still holds its agent.
+    rows: list[dict[str, Any]] = await tasks(project=project, statuses=["running", "needs_input", "in_review"])
+    return rows
+
+
+def _running(row: Mapping[str, Any]) -> list[str]:
+    return [stage.run_id for stage in _stages.decode(row["stages"]) if stage.status == "running"]
