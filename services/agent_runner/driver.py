@@ -16,10 +16,9 @@ from datetime import timedelta
 
 import structlog
 
-from events import subjects
+from events import subjects, tools
 from events.calls import call_of_run
 from events.agents import Agent, ModelAgent
-from events.content import Inline
 from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
 from events.envelope import CommandEnvelope
 from events.kernel import Event, replace
@@ -44,7 +43,7 @@ from events.run import (
 from events.task import AskQuestion, RecordRunFailed, RecordRunSucceeded, StageResult
 from infra import semantics, telemetry
 from infra.entities import Cause, EntityStore
-from infra.ports import Clock, ContentStore, EventLog
+from infra.ports import Clock, ContentStore, EventLog, read_content
 from infra.sender import Sender
 from services.agent_runner.deciders import run as decider
 from services.agent_runner.history import History
@@ -239,14 +238,15 @@ class Driver:
 
     async def _ask(self, call: ToolCallRequested) -> None:
         """Ask a person through the scheduler; take the answer where it is there already."""
-        arguments = call.arguments.text if isinstance(call.arguments, Inline) else "{}"
-        question = decider.question_of(arguments)
+        text = await read_content(self.plumbing.content, call.arguments)
+        arguments = tools.parse_arguments(call.tool, text)
+        assert isinstance(arguments, tools.AskHuman)
         await self.plumbing.sender.send(
             subjects.SCHEDULER,
             subjects.ANY,
             "task",
             self.command.task_id,
-            AskQuestion(run_id=self.id, call_id=call.call_id, question=question),
+            AskQuestion(run_id=self.id, call_id=call.call_id, question=arguments.question),
             command_id=f"{call.call_id}-ask-{self.epoch}",
             cause=self._cause(),
         )

@@ -107,16 +107,15 @@ def _request(driver: Driver, agent: ModelAgent) -> ModelRequest:
 
 
 def _submitted(driver: Driver) -> ToolCallRequested | None:
-    return next((call for call in driver.run.calls if call.tool == "submit" and _accepted(driver, call)), None)
-
-
-def _accepted(driver: Driver, call: ToolCallRequested) -> bool:
-    return call.call_id not in driver.run.refused
+    return next(
+        (call for call in driver.run.calls if call.tool == "submit" and call.call_id not in driver.run.refused), None
+    )
 
 
 async def _summary(driver: Driver, call: ToolCallRequested) -> str:
-    checked = tools.check_arguments("submit", await read_content(driver.plumbing.content, call.arguments))
-    return "" if isinstance(checked, str) else str(checked.get("summary", ""))
+    arguments = tools.parse_arguments(call.tool, await read_content(driver.plumbing.content, call.arguments))
+    assert isinstance(arguments, tools.Submit)
+    return arguments.summary
 
 
 def _commit(driver: Driver) -> str:

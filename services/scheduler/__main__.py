@@ -6,18 +6,16 @@ import asyncio
 import sys
 
 from events import subjects
-from infra.consumer import Consumer
-from infra.metrics import observe_command
+from infra.consuming import consumer
 from infra.sender import Sender
 from infra.service import Runtime, run
-from infra.telemetry import processing
 from services.scheduler.adapters.agents import ConfiguredAgents
 from services.scheduler.board import Board
 from services.scheduler.handlers import Handlers
 from services.scheduler.placer import Placer
 
 CONCURRENCY = 16
-LEASE_SECONDS = 30.0
+STOP_SECONDS = 5.0
 
 
 class Scheduler:
@@ -46,20 +44,13 @@ class Scheduler:
             agents_at_once=settings.scheduling.agents_at_once,
             reconcile_seconds=settings.scheduling.reconcile_seconds,
         )
-        self._consumer = Consumer(
-            jetstream.source,
-            jetstream.commands,
-            jetstream.dead_letters,
-            service=subjects.SCHEDULER,
+        self._consumer = consumer(
+            runtime,
             durable=f"{subjects.SCHEDULER}-{settings.tenant}",
             stream=subjects.COMMANDS,
             filters=[subjects.command(settings.tenant, subjects.SCHEDULER, subjects.ANY, "*", "*")],
             handler=self._handlers.handle,
             concurrency=CONCURRENCY,
-            lease_seconds=LEASE_SECONDS,
-            lease_directory=settings.home_path / "leases" / subjects.SCHEDULER,
-            around=processing,
-            on_handled=observe_command(subjects.SCHEDULER),
         )
 
     async def start(self) -> Scheduler:
@@ -74,7 +65,7 @@ class Scheduler:
     async def stop(self) -> None:
         for loop in self._loops:
             loop.cancel()
-        await self._consumer.stop()
+        await self._consumer.stop(STOP_SECONDS)
         await self._following.close()
 
 

@@ -125,10 +125,8 @@ def _refusal(run: Run, asked: CallAsked, seen: set[str]) -> tuple[str, str] | No
         return "unknown-tool", f"there is no tool {asked.tool!r}; there are {', '.join(offered)}."
     if asked.provider_call_id in seen:
         return "repeated-call", f"the call id {asked.provider_call_id!r} stands twice in one answer; it ran once."
-    checked = tools.check_arguments(asked.tool, asked.arguments)
-    if isinstance(checked, str):
-        return "invalid-arguments", checked
-    return None
+    complaint = tools.complaint(asked.tool, asked.arguments)
+    return ("invalid-arguments", complaint) if complaint else None
 
 
 def request_program(run: Run, epoch: int, arguments: Content) -> Events:
@@ -216,9 +214,3 @@ def _holds(run: Run, epoch: int) -> bool:
         message = f"run {run.id} is held by epoch {run.epoch}; this process had epoch {epoch}"
         raise Fenced(message)
     return run.ended is None
-
-
-def question_of(arguments: str) -> str:
-    """The question in the arguments of an ``ask_human`` call, which were checked when it was requested."""
-    checked = tools.check_arguments("ask_human", arguments)
-    return arguments if isinstance(checked, str) else str(checked.get("question", ""))

@@ -1,0 +1,40 @@
+"""A service's command consumers, all made in one way: traced, counted, with leases that survive the process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from infra.consumer import Consumer
+from infra.metrics import observe_command
+from infra.ports import CommandHandler
+from infra.service import Runtime
+from infra.telemetry import processing
+
+
+def consumer(
+    runtime: Runtime,
+    *,
+    durable: str,
+    stream: str,
+    filters: Sequence[str],
+    handler: CommandHandler,
+    concurrency: int,
+    lease_seconds: float = 30.0,
+) -> Consumer:
+    """``durable`` is shared by all processes that take from the same queue."""
+    jetstream = runtime.jetstream
+    return Consumer(
+        jetstream.source,
+        jetstream.commands,
+        jetstream.dead_letters,
+        service=runtime.name,
+        durable=durable,
+        stream=stream,
+        filters=filters,
+        handler=handler,
+        concurrency=concurrency,
+        lease_seconds=lease_seconds,
+        lease_directory=runtime.settings.home_path / "leases" / durable,
+        around=processing,
+        on_handled=observe_command(runtime.name),
+    )

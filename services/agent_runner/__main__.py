@@ -1,0 +1,77 @@
+"""Starts the agent-runner: ``python -m services.agent_runner``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from events import subjects, tools
+from events.agents import Agent, ModelAgent
+from events.run import RUN
+from infra.consuming import consumer
+from infra.entities import EntityStore
+from infra.secrets import resolve
+from infra.sender import Sender
+from infra.service import Runtime, run
+from services.agent_runner.adapters import open_model
+from services.agent_runner.adapters.http import Http
+from services.agent_runner.driver import Plumbing
+from services.agent_runner.handlers import Handlers
+from services.agent_runner.prompts import system_prompt
+from services.agent_runner.watch import Watch
+
+
+def _system(agent: Agent) -> str:
+    if not isinstance(agent, ModelAgent):
+        return ""
+    return system_prompt([tool.name for tool in tools.AGENT_TOOLS], agent.instructions)
+
+
+class AgentRunner:
+    def __init__(self, runtime: Runtime) -> None:
+        settings, jetstream = runtime.settings, runtime.jetstream
+        self._watch = Watch(jetstream.log)
+        self._http = Http()
+        plumbing = Plumbing(
+            log=jetstream.log,
+            runs=EntityStore(jetstream.log, RUN, runtime.clock),
+            content=jetstream.content,
+            sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.AGENT_RUNNER),
+            clock=runtime.clock,
+            watch=self._watch,
+            open_model=lambda agent: open_model(agent, resolve, self._http),
+            system_prompt=_system,
+            host=settings.host,
+            runner=f"{settings.host}-{os.getpid()}",
+            backoff_seconds=settings.worker.model_backoff_seconds,
+        )
+        self._consumer = consumer(
+            runtime,
+            durable=f"{subjects.AGENT_RUNNER}-{settings.tenant}-{settings.worker.pool}",
+            stream=subjects.RUNS,
+            filters=[
+                subjects.command(settings.tenant, subjects.AGENT_RUNNER, settings.worker.pool, subjects.RUN_TOKEN, "*")
+            ],
+            handler=Handlers(plumbing).handle,
+            concurrency=settings.worker.agents_at_once,
+            lease_seconds=settings.worker.lease_seconds,
+        )
+
+    async def start(self) -> AgentRunner:
+        self._following = await self._watch.start()
+        await self._consumer.start()
+        return self
+
+    async def stop(self) -> None:
+        """Every lease is given back at once: whoever takes it goes on at the last durable step."""
+        await self._consumer.stop(0)
+        await self._following.close()
+        await self._http.close()
+
+
+async def start(runtime: Runtime) -> AgentRunner:
+    return await AgentRunner(runtime).start()
+
+
+if __name__ == "__main__":
+    sys.exit(run(subjects.AGENT_RUNNER, start))

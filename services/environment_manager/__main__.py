@@ -1,0 +1,101 @@
+"""Starts the environment-manager: ``python -m services.environment_manager``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from events import subjects
+from events.environment import ENVIRONMENT
+from events.pull_request import PULL_REQUEST
+from infra.consuming import consumer
+from infra.entities import EntityStore
+from infra.secrets import resolve
+from infra.sender import Sender
+from infra.service import Runtime, run
+from services.environment_manager.adapters.processes import ShimProcesses
+from services.environment_manager.adapters.workspaces import GitWorkspaces
+from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.handlers import Handlers
+from services.environment_manager.keeper import Keeper
+from services.environment_manager.output import OutputWriter
+from services.environment_manager.pull_requests import PullRequestHandlers
+
+CONCURRENCY = 16
+CALLS_AT_ONCE = 1000
+STOP_SECONDS = 2.0
+
+
+class EnvironmentManager:
+    def __init__(self, runtime: Runtime) -> None:
+        settings, jetstream = runtime.settings, runtime.jetstream
+        workspaces = GitWorkspaces(settings.home_path)
+        plumbing = Plumbing(
+            environments=EntityStore(jetstream.log, ENVIRONMENT, runtime.clock),
+            workspaces=workspaces,
+            processes=ShimProcesses(workspaces.directory),
+            content=jetstream.content,
+            output=OutputWriter(jetstream.output),
+            sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER),
+            clock=runtime.clock,
+            resolve_secret=resolve,
+            grace_seconds=settings.worker.grace_seconds,
+            output_limit_bytes=settings.worker.output_limit_bytes,
+        )
+        self._runtime = runtime
+        self._executor = Executor(plumbing)
+        self._keeper = Keeper(jetstream.log, plumbing, self._executor)
+        pull_requests = PullRequestHandlers(
+            EntityStore(jetstream.log, PULL_REQUEST, runtime.clock), workspaces, jetstream.content
+        )
+        handlers = Handlers(plumbing, self._executor, pull_requests, host=settings.host)
+        tenant, host, service = settings.tenant, settings.host, subjects.ENVIRONMENT_MANAGER
+        self._consumers = [
+            consumer(
+                runtime,
+                durable=f"{service}-{tenant}-{host}",
+                stream=subjects.COMMANDS,
+                filters=[subjects.command(tenant, service, host, "environment", "*")],
+                handler=handlers.handle,
+                concurrency=CONCURRENCY,
+            ),
+            consumer(
+                runtime,
+                durable=f"{service}-{tenant}-{host}-calls",
+                stream=subjects.CALLS,
+                filters=[subjects.command(tenant, service, host, subjects.CALL_TOKEN, "*")],
+                handler=handlers.handle,
+                concurrency=CALLS_AT_ONCE,
+            ),
+            consumer(
+                runtime,
+                durable=f"{service}-{tenant}-pull-requests",
+                stream=subjects.COMMANDS,
+                filters=[subjects.command(tenant, service, subjects.ANY, "pull_request", "*")],
+                handler=pull_requests.handle,
+                concurrency=CONCURRENCY,
+            ),
+        ]
+
+    async def start(self) -> EnvironmentManager:
+        """Agree with the log first: what was begun before goes on before anything new is taken."""
+        self._following = await self._keeper.start()
+        for taking in self._consumers:
+            await taking.start()
+        self._keeping = self._runtime.guard(asyncio.create_task(self._keeper.run()))
+        return self
+
+    async def stop(self) -> None:
+        self._keeping.cancel()
+        for taking in self._consumers:
+            await taking.stop(STOP_SECONDS)
+        await self._following.close()
+        await self._executor.stop()
+
+
+async def start(runtime: Runtime) -> EnvironmentManager:
+    return await EnvironmentManager(runtime).start()
+
+
+if __name__ == "__main__":
+    sys.exit(run(subjects.ENVIRONMENT_MANAGER, start))

@@ -1,0 +1,143 @@
+"""Commands for environments: prepare, publish, and the calls, which are begun here and go on by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from events import names, subjects
+from events.environment import (
+    BranchPushed,
+    BranchRefused,
+    Environment,
+    EnvironmentPreparationFailed,
+    EnvironmentPrepared,
+    ExecuteTool,
+    InterruptCall,
+    PrepareEnvironment,
+    PublishBranch,
+)
+from events.envelope import CommandEnvelope, Outcome
+from events.errors import CommandRejected, Permanent
+from events.kernel import replace
+from events.task import RecordCheck
+from infra.entities import Cause
+from services.environment_manager.deciders import environment as decider
+from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.pull_requests import PullRequestHandlers
+
+logger = structlog.get_logger()
+
+
+class Handlers:
+    def __init__(
+        self, plumbing: Plumbing, executor: Executor, pull_requests: PullRequestHandlers, *, host: str
+    ) -> None:
+        self._plumbing = plumbing
+        self._executor = executor
+        self._pull_requests = pull_requests
+        self._host = host
+
+    async def handle(self, envelope: CommandEnvelope) -> Outcome | None:
+        cause = Cause.of(envelope)
+        match envelope.command:
+            case PrepareEnvironment() as command:
+                await self.prepare(envelope.entity_id, command, cause)
+            case PublishBranch() as command:
+                await self._publish(envelope.entity_id, command, cause)
+            case ExecuteTool() as command:
+                self._executor.begin(envelope.entity_id, command, cause)
+            case InterruptCall() as command:
+                await self._executor.interrupt(envelope.entity_id, command)
+            case command:
+                message = f"{type(command).__name__} is no command for an environment."
+                raise CommandRejected(message, slug="unknown-command", status=400)
+        return None
+
+    async def prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
+        """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it."""
+        plumbing = self._plumbing
+        state, _ = await plumbing.environments.load(id)
+        if decider.stands(state):
+            return
+        restore = state.checkpoint if state.removed else ""
+        try:
+            prepared = await plumbing.workspaces.prepare(
+                id, command.repository_url, base_branch=command.base_branch, bases=command.bases, restore=restore
+            )
+            for reference in command.secrets.values():
+                plumbing.resolve_secret(reference)
+            await plumbing.processes.ready(id)
+        except Permanent as error:
+            failed = EnvironmentPreparationFailed(task_id=command.task_id, cause=error.slug, detail=str(error))
+            await self._executor.append(id, cause, lambda state: decider.fail_preparation(state, failed))
+            return
+        event = EnvironmentPrepared(
+            task_id=command.task_id,
+            host=self._host,
+            isolation=command.isolation,
+            repository_url=command.repository_url,
+            base_branch=prepared.base_branch,
+            base_commit=prepared.base_commit,
+            commit=prepared.commit,
+            tree=prepared.tree,
+            workspace=str(prepared.workspace),
+            secrets=command.secrets,
+        )
+        await self._executor.append(id, cause, lambda state: decider.prepare(state, event))
+        logger.info("prepared", environment=id)
+
+    async def _publish(self, id: str, command: PublishBranch, cause: Cause) -> None:
+        """Push, open the pull request, record, report: each step can be repeated without harm."""
+        plumbing = self._plumbing
+        state, _ = await plumbing.environments.load(id)
+        known = state.pushed.get(command.check_id)
+        if known is None:
+            known = await self._push(id, state, command, cause)
+            pushed = known
+            await self._executor.append(
+                id, replace(cause, id=f"{command.check_id}-pushed"), lambda state: decider.record_push(state, pushed)
+            )
+        passed = isinstance(known, BranchPushed)
+        await plumbing.sender.send(
+            subjects.SCHEDULER,
+            subjects.ANY,
+            "task",
+            command.task_id,
+            RecordCheck(
+                stage=command.stage,
+                check_id=command.check_id,
+                passed=passed,
+                summary=f"Branch {known.branch} is pushed, its pull request open."
+                if isinstance(known, BranchPushed)
+                else f"Branch {known.branch} could not be published.",
+                detail="" if isinstance(known, BranchPushed) else known.detail,
+                commit=known.commit if isinstance(known, BranchPushed) else "",
+            ),
+            command_id=f"{command.check_id}-result",
+            cause=cause,
+        )
+
+    async def _push(
+        self, id: str, state: Environment, command: PublishBranch, cause: Cause
+    ) -> BranchPushed | BranchRefused:
+        branch = names.branch_name(command.task_id)
+        if state.prepared is None:
+            return BranchRefused(check_id=command.check_id, branch=branch, detail=f"environment {id} was never made.")
+        url = state.prepared.repository_url
+        message = f"{command.title}\n\nTask: {command.task_id}\n"
+        try:
+            published = await self._plumbing.workspaces.publish(url, command.commit, branch=branch, message=message)
+        except Permanent as error:
+            return BranchRefused(check_id=command.check_id, branch=branch, detail=str(error))
+        opening: dict[str, Any] = {
+            "task_id": command.task_id,
+            "repository_url": url,
+            "title": command.title,
+            "description": command.description,
+            "head": branch,
+            "published": published,
+        }
+        await self._pull_requests.opened(replace(cause, id=f"{command.check_id}-opened"), command.task_id, **opening)
+        return BranchPushed(check_id=command.check_id, branch=branch, commit=published.commit, remote=published.remote)

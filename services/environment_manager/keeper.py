@@ -1,0 +1,113 @@
+"""Keeps the host and the log in agreement: at start, when a task ends, and every minute.
+
+What the comparison is, is pure (``reconcile``); here is what it looks at and how its answers are carried out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from events.envelope import Recorded
+from events.environment import ENVIRONMENT
+from events.errors import CairnError, Transient
+from events.run import RUN, Run
+from events.task import TASK, CheckRequested, RunRequested, Task, TaskCancelled, TaskCompleted
+from infra.entities import Cause
+from infra.ports import EventLog, Following
+from services.environment_manager import reconcile
+from services.environment_manager.deciders import environment as decider
+from services.environment_manager.executor import Executor, Plumbing
+
+logger = structlog.get_logger()
+
+INTERVAL_SECONDS = 60.0
+
+
+class Keeper:
+    def __init__(self, log: EventLog, plumbing: Plumbing, executor: Executor) -> None:
+        self._log = log
+        self._plumbing = plumbing
+        self._executor = executor
+        self._removals: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> Following:
+        """Compare everything once; from then on a task that ends takes its environments with it."""
+        after = await self._log.last_sequence()
+        for id in await self._plumbing.workspaces.existing():
+            await self._keep(id)
+        return await self._log.follow(self._deliver, after=after, entities=(TASK.name,))
+
+    async def run(self) -> None:
+        while True:
+            await self._plumbing.clock.sleep(INTERVAL_SECONDS)
+            for id in await self._plumbing.workspaces.existing():
+                try:
+                    await self._keep(id)
+                except CairnError as error:
+                    logger.warning("not reconciled", environment=id, error=str(error))
+
+    async def _keep(self, id: str) -> None:
+        environment, revision = await self._plumbing.environments.load(id)
+        if revision == 0 and self._executor.busy(id):
+            return  # It is being prepared at this moment.
+        task_id = environment.prepared.task_id if environment.prepared is not None else ""
+        task = TASK.fold(task_id, await self._events("task", task_id)) if task_id else TASK.initial("")
+        wanted = await self._wanted(id, task)
+        for action in reconcile.reconcile(environment, task, wanted):
+            match action:
+                case reconcile.Remove(reason=reason):
+                    await self.remove(id, reason)
+                    return
+                case reconcile.Abandon(started=started):
+                    if not self._executor.busy(id):
+                        cause = Cause(id=f"{started.call_id}-abandoned", actor="environment-manager")
+                        await self._executor.append(
+                            id,
+                            cause,
+                            lambda state, started=started: decider.abandon_call(state, started),  # type: ignore[misc]
+                        )
+                case reconcile.Continue(command=command):
+                    self._executor.begin(id, command, Cause(id=command.call_id, actor="environment-manager"))
+        if decider.stands(environment):
+            await self._plumbing.processes.ready(id)
+
+    async def _wanted(self, id: str, task: Task) -> dict[str, object]:
+        requests = [request for request in task.requests.values() if request.environment_id == id]
+        runs: list[Run] = [
+            RUN.fold(request.run_id, await self._events("run", request.run_id))
+            for request in requests
+            if isinstance(request, RunRequested)
+        ]
+        checks = [request for request in requests if isinstance(request, CheckRequested)]
+        return dict(reconcile.requested_calls(runs, checks, task.id))
+
+    async def _events(self, entity: str, id: str) -> list[object]:
+        return [event for record in await self._log.load(entity, id) for event in record.envelope.events]
+
+    async def remove(self, id: str, reason: str) -> None:
+        """End what runs in the environment, then remove it: first in the log, so that nobody counts on it."""
+        await self._executor.interrupt_all(id, reason)
+        await self._plumbing.processes.close(id)
+        await self._executor.append(
+            id,
+            Cause(id=f"{id}-removed-{reason}", actor="environment-manager"),
+            lambda state: decider.remove(state, reason),
+        )
+        await self._plumbing.workspaces.remove(id)
+        logger.info("removed", environment=id, reason=reason)
+
+    def _deliver(self, record: Recorded) -> None:
+        if any(isinstance(event, TaskCancelled | TaskCompleted) for event in record.envelope.events):
+            removal = asyncio.create_task(self._remove_those_of(record.envelope.entity_id))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+
+    async def _remove_those_of(self, task_id: str) -> None:
+        try:
+            for id in await self._plumbing.workspaces.existing():
+                if id.startswith(f"{task_id}-"):
+                    await self._keep(id)
+        except Transient as error:
+            logger.warning("removed later", task=task_id, error=str(error))
