@@ -35,9 +35,13 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Died(msgspec.Struct, frozen=True):
-    """It ended without being asked to. ``code``: exit code, or minus the signal, or None where it could not start."""
+    """It ended without being asked to, for the ``count``-th time in a row.
+
+    ``code`` is its exit code, or minus the signal, or None where it could not be started.
+    """
 
     name: str
+    count: int
     code: int | None
     wait_seconds: float
     detail: str
@@ -96,7 +100,7 @@ class Keeper:
             failures = 1 if time.monotonic() - began > STABLE_SECONDS else failures + 1
             wait = 0.0 if failures == 1 else min(FIRST_WAIT_SECONDS * 2 ** (failures - 2), LONGEST_WAIT_SECONDS)
             self.restarts += 1
-            self._report(Died(self.program.name, code, wait, detail))
+            self._report(Died(self.program.name, failures, code, wait, detail))
 
     def _live(self) -> tuple[int | None, str]:
         """Start it and stay until it has ended; answers its exit code and its last words."""

@@ -1,0 +1,39 @@
+"""Every command under its name."""
+
+from __future__ import annotations
+
+from services.command_line import doctor, history, operations, projects, pull_requests, replaying, stack_commands, tasks
+from services.command_line.app import app
+from services.command_line.options import AsJson
+
+__all__ = ["app"]
+
+
+def version(as_json: AsJson = False) -> None:
+    """The version of Cairn."""
+    from importlib.metadata import version as version_of
+
+    from services.command_line import console
+
+    if as_json:
+        console.show_json({"version": version_of("cairn")})
+    else:
+        console.say(f"cairn {version_of('cairn')}")
+
+
+app.command()(stack_commands.up)
+app.command()(stack_commands.down)
+app.command()(stack_commands.status)
+app.command()(doctor.doctor)
+app.add_typer(projects.commands, name="project")
+app.add_typer(tasks.commands, name="task")
+app.add_typer(pull_requests.commands, name="pr")
+app.command()(history.logs)
+app.command()(history.events)
+app.command()(replaying.replay)
+app.command()(operations.queue)
+app.command()(operations.environments)
+app.command()(operations.notifications)
+app.add_typer(operations.dead_letters, name="dead-letters")
+app.add_typer(operations.agents, name="agents")
+app.command()(version)

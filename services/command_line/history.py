@@ -1,0 +1,125 @@
+"""``cairn logs``, ``events`` and ``replay``: what was printed, what happened, how it was at any time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from services.command_line import console
+from services.command_line.client import Gateway, ServerEvent, Silent
+from services.command_line.failures import INVALID, NOT_FOUND, Failure
+from services.command_line.narration import sentence
+from services.command_line.options import AsJson, gateway
+from services.command_line.watching import INTERRUPTED, follow
+
+PAGE = 500
+
+# Without --follow, output that is there comes at once; this much silence means that there is no more now.
+CAUGHT_UP_SECONDS = 1.0
+
+
+def logs(
+    context: typer.Context,
+    id: Annotated[str, typer.Argument(help="A run, or a task: then its latest run.")],
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What a run's processes printed."""
+    with gateway(context) as api:
+        run = run_of(api, id)
+        if run != id:
+            console.note(f"{run}:")
+        path = f"/runs/{run}/output/stream"
+        try:
+            events = follow(api, path) if follow_on else api.stream(path, silence_seconds=CAUGHT_UP_SECONDS)
+            for event in events:
+                _print_chunk(event, as_json=as_json)
+        except Silent:
+            pass  # The run goes on; all that there is was shown.
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _print_chunk(event: ServerEvent, *, as_json: bool) -> None:
+    if event.name == "truncated":
+        console.note(f"[{event.data['reason']}]", style="yellow")
+    elif event.name == "message" and as_json:
+        console.show_json_line(event.data)
+    elif event.name == "message":
+        text = event.data["text"]
+        sys.stdout.write(console.terminal_text(text) if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+
+
+def run_of(api: Gateway, id: str) -> str:
+    """``id`` itself where it is a run, the latest run where it is a task."""
+    try:
+        runs = api.items(f"/tasks/{id}/runs")
+    except Failure as failure:
+        if failure.exit_code == NOT_FOUND:
+            return id
+        raise
+    if not runs:
+        message = f"Task {id} has had no run yet."
+        raise Failure(message, hint=f"Why: cairn task show {id}", exit_code=NOT_FOUND)
+    return str(max(runs, key=lambda run: run["requested_at"])["id"])
+
+
+def events(
+    context: typer.Context,
+    task: Annotated[str, typer.Option(help="Of a task, its runs, environments and pull request.")] = "",
+    run: Annotated[str, typer.Option(help="Of a run.")] = "",
+    environment: Annotated[str, typer.Option(help="Of an environment.")] = "",
+    after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence.")] = 0,
+    follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What happened, in the order of the log.
+
+    With --json one decision a line.
+    """
+    if sum(map(bool, (task, run, environment))) > 1:
+        message = "--task, --run and --environment each select by themselves: use one."
+        raise Failure(message, exit_code=INVALID)
+    selection = {"task": task, "run": run, "environment": environment}
+    with gateway(context) as api:
+        if task:
+            api.get(f"/tasks/{task}")
+        elif run:
+            api.get(f"/runs/{run}")
+        elif environment:
+            api.get(f"/environments/{environment}")
+        source = _followed(api, after, selection) if follow_on else _pages(api, after, selection)
+        try:
+            for decision in source:
+                if as_json:
+                    console.show_json_line(decision)
+                else:
+                    _tell(decision)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _pages(api: Gateway, after: int | None, selection: dict[str, str]) -> Iterator[Any]:
+    while after is not None:
+        page = api.get("/events", after=after, limit=PAGE, **selection)
+        yield from page["items"]
+        after = page["next"]
+
+
+def _followed(api: Gateway, after: int, selection: dict[str, str]) -> Iterator[Any]:
+    for event in follow(api, "/events/stream", str(after), **selection):
+        if event.name == "truncated":
+            console.note(f"[{event.data['reason']}]", style="yellow")
+        else:
+            yield event.data
+
+
+def _tell(decision: dict[str, Any]) -> None:
+    where = f"{decision['sequence']:>7}  {console.when(decision['time'])}  {decision['entity_id']}"
+    for event in decision["events"]:
+        text, style = sentence(event)
+        console.say(f"{where}  {event['type']}  {text}", style=style or None)

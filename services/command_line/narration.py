@@ -1,0 +1,120 @@
+"""Events as lines for a person who watches: one short sentence each, with the style that it is shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from services.command_line.console import duration, shortened
+
+Event = Mapping[str, Any]
+
+# What a task ends with, and whether that is what was asked for.
+TASK_ENDS = {"TaskCompleted": True, "TaskFailed": False, "TaskBlocked": False, "TaskCancelled": False}
+
+GOOD, BAD, ODD, FAINT = "green", "red", "yellow", "dim"
+
+_SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
+    "ProjectAdded": (lambda e: f"project added: {e['settings']['repository']['url']}", ""),
+    "TaskSubmitted": (lambda e: f"task submitted: {e['specification']['title']}", ""),
+    "RunRequested": (lambda e: f"{e['stage']}: attempt {e['attempt']} with agent {e['agent_name']}", "bold"),
+    "RunRecorded": (lambda e: f"{e['stage']}: the agent is done", ""),
+    "RunFailureRecorded": (lambda e: f"{e['stage']}: the attempt failed ({_cause(e)}){_retry(e)}", ODD),
+    "CheckRequested": (lambda e: f"{e['stage']}: gate {e['kind']}{_of(e, 'command', ': ')}", "bold"),
+    "GatePassed": (lambda e: f"{e['stage']}: gate passed{_of(e, 'summary', ': ')}", GOOD),
+    "GateRefused": (lambda e: f"{e['stage']}: gate refused{_of(e, 'summary', ': ')}", BAD),
+    "GateUnevaluated": (lambda e: f"{e['stage']}: the gate could not be checked{_of(e, 'summary', ': ')}", ODD),
+    "ApprovalRequested": (lambda e: f"{e['stage']}: waits for approval", ODD),
+    "StageApproved": (lambda e: f"{e['stage']}: approved{_of(e, 'by', ' by ')}", GOOD),
+    "StageRejected": (lambda e: f"{e['stage']}: rejected: {e['reason']}", BAD),
+    "StagePassed": (lambda e: f"{e['stage']}: passed", GOOD),
+    "StageRolledBack": (lambda e: f"{e['stage']}: back to {e['to']}: {shortened(e['findings'])}", ODD),
+    "QuestionAsked": (lambda e: f"question: {e['question']}", ODD),
+    "QuestionAnswered": (lambda e: f"answered: {shortened(e['answer'])}", ""),
+    "TaskCompleted": (lambda e: f"task completed{_of(e, 'summary', ': ')}", GOOD),
+    "TaskFailed": (lambda e: f"task failed at {e['stage']} ({_cause(e)})", BAD),
+    "TaskBlocked": (lambda e: f"task blocked at {e['stage']} ({_cause(e)})", BAD),
+    "TaskCancelled": (lambda e: f"task cancelled{_of(e, 'reason', ': ')}", ODD),
+    "TaskReopened": (lambda e: f"tried again: {', '.join(e['stages'])}", ""),
+    "RunStarted": (lambda e: f"agent {e['agent_name']} begins on {e['host']}", ""),
+    "RunResumed": (lambda e: f"resumed as epoch {e['epoch']}, after {e['after']}", ODD),
+    "ModelResponded": (lambda e: f"model, step {e['step']}{_of(e, 'text', ': ')}", ""),
+    "ModelCallPostponed": (lambda e: f"the model's provider flinched ({_cause(e)}); the run waits", ODD),
+    "ToolCallRequested": (lambda e: f"→ {e['tool']} {content(e['arguments'])}", ""),
+    "ToolCallRefused": (lambda e: f"✗ refused: {shortened(e['detail'])}", ODD),
+    "ToolCallStarted": (lambda e: f"… {e['tool']} started", FAINT),
+    "ToolCallCompleted": (lambda e: f"← {e['tool']}{_exit(e)} {duration(e['duration_ms'])} {_result(e)}", FAINT),
+    "ToolCallFailed": (lambda e: f"✗ {e['tool']}: {_cause(e)}", ODD),
+    "ToolCallInterrupted": (lambda e: f"✗ {e['tool']} interrupted: {e['reason']}", ODD),
+    "ToolCallUncertain": (lambda e: f"? {e['tool']} uncertain: {e['resolution']}", ODD),
+    "AnswerReceived": (lambda e: f"answer received: {shortened(e['answer'])}", ""),
+    "AgentReminded": (lambda e: "the agent stopped without submitting, and was reminded", ODD),
+    "RunSucceeded": (lambda e: f"the agent submits: {shortened(e['summary'], 300)}", GOOD),
+    "RunCancelled": (lambda e: f"run cancelled{_of(e, 'reason', ': ')}", ODD),
+    "EnvironmentPrepared": (lambda e: f"workspace ready at {e['base_branch']} {e['base_commit'][:10]}", FAINT),
+    "EnvironmentPreparationFailed": (lambda e: f"no workspace: {_cause(e)}", BAD),
+    "EnvironmentRemoved": (lambda e: "workspace removed", FAINT),
+    "BranchPushed": (lambda e: f"pushed {e['branch']} {e['commit'][:10]}", GOOD),
+    "BranchRefused": (lambda e: f"the remote did not take {e['branch']}: {shortened(e['detail'])}", BAD),
+    "PullRequestOpened": (lambda e: f"pull request {e['head']} → {e['base']}{_size(e)}", GOOD),
+    "PullRequestRevised": (lambda e: f"pull request revised{_size(e)}", ""),
+    "PullRequestApproved": (lambda e: f"pull request approved by {e['by']}", GOOD),
+    "PullRequestMerged": (lambda e: f"pull request merged as {e['commit'][:10]}", GOOD),
+    "PullRequestMergeRefused": (lambda e: f"merge refused ({_cause(e)})", BAD),
+    "PullRequestClosed": (lambda e: f"pull request closed{_of(e, 'reason', ': ')}", ODD),
+    "DeliveryPlanned": (lambda e: f"notification by {e['channel']}: {shortened(e['title'])}", FAINT),
+}
+
+
+def sentence(event: Event) -> tuple[str, str]:
+    """What the event says, and the style to say it in. Events of a newer gateway are told by their fields."""
+    kind = event["type"]
+    if kind in _SENTENCES:
+        tell, style = _SENTENCES[kind]
+        try:
+            return tell(Fields(event)), style
+        except (KeyError, TypeError, ValueError):
+            pass  # A newer gateway may shape it otherwise: then its fields speak for themselves.
+    rest = " ".join(f"{name}={shortened(str(value), 60)}" for name, value in event.items() if name != "type")
+    return f"{kind} {rest}".strip(), BAD if kind.startswith("Run") else ""
+
+
+class Fields(dict[str, Any]):
+    """An event's fields. Those that hold their default are left out on the wire: they read as empty."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+def content(value: Any, limit: int = 160) -> str:
+    """Content of the API in a line."""
+    if not isinstance(value, Mapping):
+        return shortened(str(value or ""), limit)
+    if value.get("kind") == "stored":
+        return f"[{value.get('size_bytes')} bytes, {str(value.get('digest'))[:12]}]"
+    return shortened(str(value.get("text") or ""), limit)
+
+
+def _cause(event: Event) -> str:
+    return ": ".join(part for part in (event["cause"], shortened(event["detail"])) if part)
+
+
+def _retry(event: Event) -> str:
+    return "; tried again" if event["retry_at"] else ""
+
+
+def _of(event: Event, name: str, before: str) -> str:
+    return f"{before}{shortened(event[name], 200)}" if event[name] else ""
+
+
+def _exit(event: Event) -> str:
+    code = event["exit_code"]
+    return f" exit {code}" if code not in ("", None, 0) else ""
+
+
+def _result(event: Event) -> str:
+    return content(event["content"])
+
+
+def _size(event: Event) -> str:
+    return f" (+{event['lines_added'] or 0} −{event['lines_removed'] or 0} in {event['files_changed'] or 0} files)"
