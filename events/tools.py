@@ -166,11 +166,10 @@ def check_arguments(name: str, arguments: str) -> dict[str, Any] | str:
 
 
 def _near(arguments: str, error: str) -> str:
-    """What stands around the byte that a decoding error names."""
-    _, _, position = error.partition("(byte ")
-    number = position.rstrip(")")
-    if not number.isdigit():
-        return ""
+    """What stands around the byte that a decoding error names, or the end of what was cut off."""
     data = arguments.encode(errors="replace")
+    number = error.rpartition("(byte ")[2].rstrip(")")
+    if not number.isdigit():
+        return f" at byte {len(data)}, after {data[-20:].decode(errors='replace')!r}"
     start = max(int(number) - 20, 0)
     return f", near {data[start : int(number) + 20].decode(errors='replace')!r}"
