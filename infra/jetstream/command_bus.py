@@ -53,9 +53,10 @@ class JetStreamCommandBus:
         reply, future = self._requests.expect(f"the outcome of {envelope.id}", timeout_seconds)
         envelope = msgspec.structs.replace(envelope, reply=reply.decode())
         try:
+            # Not within the time limit: None must mean that the command is stored.
+            if not await self.send(service, target, envelope):
+                return None
             async with asyncio.timeout(timeout_seconds):
-                if not await self.send(service, target, envelope):
-                    return None
                 return decode_outcome((await future).data)
         except (TimeoutError, Lost):
             return None
