@@ -8,16 +8,11 @@ from events.agents import ModelAgent
 from events.content import Content, Inline, Stored
 from events.conversation import AssistantTurn, CallMade, CallResult, Message, ToolResults, UserText
 from events.errors import Invalid
-from events.tools import ToolDefinition
+from events.tools import AGENT_TOOLS
 from services.agent_runner.ports import ModelRequest
 from tests.model_server import KEY, MODEL, Call, Turn
 
 OVER_HTTP = ("anthropic", "openai")
-SHELL = ToolDefinition(
-    name="shell",
-    description="Run a command.",
-    parameters={"type": "object", "properties": {"command": {"type": "string"}}, "required": ["command"]},
-)
 TURNS = (
     Turn(text="I look.", calls=(Call("shell", {"command": "ls"}), Call("shell", {"command": "pwd"}))),
     Turn(text="Done."),
@@ -32,7 +27,7 @@ async def read(content: Content) -> str:
 def request(*messages: Message, **fields: Any) -> ModelRequest:
     talk = messages or (UserText("Mend the bug."),)
     turn = sum(isinstance(message, AssistantTurn) for message in talk)
-    return ModelRequest(system="You are an engineer.", messages=talk, tools=(SHELL,), read=read, turn=turn, **fields)
+    return ModelRequest(system="You are an engineer.", messages=talk, tools=AGENT_TOOLS, read=read, turn=turn, **fields)
 
 
 def turn_of(*calls: tuple[str, str], text: str = "", tool: str = "shell") -> AssistantTurn:

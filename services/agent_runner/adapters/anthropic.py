@@ -182,8 +182,9 @@ def _answer(answer: _Answer) -> ModelAnswer:
         if block.type == "tool_use"
     ]
     if calls and answer.stop_reason == "max_tokens" and answer.content[-1].type == "tool_use":
-        # The provider closes the object that it was cut off in: it looks whole, and must not be executed.
-        calls[-1] = msgspec.structs.replace(calls[-1], arguments="")
+        # The provider closes the object that it was cut off in: it looks whole, and must not be executed. Without its
+        # last brace it is what it is.
+        calls[-1] = msgspec.structs.replace(calls[-1], arguments=calls[-1].arguments.rstrip()[:-1])
     return ModelAnswer(
         text="".join(block.text for block in answer.content if block.type == "text"),
         calls=tuple(calls),
