@@ -91,10 +91,11 @@ async def _open_up(git: Git, place: Place, lock: int, folders: list[str]) -> Non
     """Make git look into repositories inside the workspace: where the index holds a file of a folder, ``git add``
     takes the folder for what it is. The file does not exist, so the same ``add`` drops it again."""
     empty = (await run(git, place, lock, "hash-object", "-w", "--stdin", stdin=b"")).text
-    lines = "".join(
-        f"0 {'0' * len(empty)}\t{folder.rstrip('/')}\0100644 {empty}\t{folder.rstrip('/')}/{_SEED}\0"
-        for folder in folders
-    )
+    entries = []
+    for folder in folders:
+        name = folder.rstrip("/")
+        entries += [f"0 {'0' * len(empty)}\t{name}", f"100644 {empty}\t{name}/{_SEED}"]
+    lines = "".join(f"{entry}\0" for entry in entries)
     await run(git, place, lock, "update-index", "-z", "--index-info", stdin=lines.encode())
 
 

@@ -1,0 +1,557 @@
+"""Workspaces and checkpoints over real git: what an agent sees, what is recorded, what survives a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from events.errors import Permanent, Transient
+from services.environment_manager.adapters.workspaces import GitWorkspaces
+from services.environment_manager.ports import Prepared
+from tests.integration.git_examples import commit, files_in, git, repository, write
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return repository(tmp_path / "source")
+
+
+@pytest.fixture
+def workspaces(tmp_path: Path) -> GitWorkspaces:
+    return GitWorkspaces(tmp_path / "home")
+
+
+async def prepared(workspaces: GitWorkspaces, source: Path, id: str = "shop-1-development", **more: str) -> Prepared:
+    return await workspaces.prepare(id, str(source), base_branch="", bases=(), **more)
+
+
+async def refused(awaitable: object) -> Permanent:
+    with pytest.raises(Permanent) as caught:
+        await awaitable  # type: ignore[misc]
+    return caught.value
+
+
+# ---- prepare
+
+
+async def test_prepare_shows_the_default_branch(workspaces: GitWorkspaces, source: Path) -> None:
+    """A workspace holds the files of the remote's default branch, and says where it began."""
+    one = await prepared(workspaces, source)
+
+    assert ("main", git(source, "rev-parse", "main")) == (one.base_branch, one.base_commit)
+    assert files_in(one.workspace) == {"README.md": "shop\n", "app.py": "print('hello')\n"}
+    assert git(source, "rev-parse", "main^{tree}") == one.tree
+    assert workspaces.directory("shop-1-development") / "workspace" == one.workspace
+    assert workspaces.directory("shop-1-development").stat().st_mode & 0o777 == 0o700
+
+
+async def test_prepare_again_answers_what_stands(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """A second prepare, by another process too, changes nothing and answers the same."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"mine.txt": "work"})
+    commit(source, {"later.txt": "x"})
+
+    again = await prepared(GitWorkspaces(tmp_path / "home"), source)
+
+    assert one == again
+    assert (one.workspace / "mine.txt").read_text() == "work"
+
+
+async def test_prepare_sees_the_newest_commit(workspaces: GitWorkspaces, source: Path) -> None:
+    """The mirror is brought up to date each time; a branch deleted at the remote is no base any more."""
+    git(source, "branch", "old")
+    await prepared(workspaces, source)
+    newest = commit(source, {"new.txt": "x"})
+    git(source, "branch", "-D", "old")
+
+    two = await prepared(workspaces, source, "shop-2-development")
+    error = await refused(workspaces.prepare("shop-3", str(source), base_branch="old", bases=()))
+
+    assert newest == two.base_commit
+    assert error.slug == "branch-not-found"
+    assert "main" in str(error)
+
+
+async def test_git_works_for_the_agent(workspaces: GitWorkspaces, source: Path) -> None:
+    """Status, diff against the base, log, commit and stash work as in any clone."""
+    one = await prepared(workspaces, source)
+    assert git(one.workspace, "status", "--porcelain") == ""
+    assert git(one.workspace, "branch", "--show-current") == "cairn/shop-1-development"
+
+    write(one.workspace, {"app.py": "print('bye')\n"})
+    git(one.workspace, "commit", "--quiet", "--all", "--message", "by the agent")
+
+    assert git(one.workspace, "diff", "--name-only", "origin/main", "HEAD") == "app.py"
+    assert git(one.workspace, "log", "--format=%s").splitlines() == ["by the agent", "first"]
+    git(one.workspace, "fsck")
+
+
+async def test_stash_branches_and_configuration_are_not_shared(workspaces: GitWorkspaces, source: Path) -> None:
+    """What one agent stashes, branches or configures does not exist for another one of the same repository."""
+    one, two = await prepared(workspaces, source), await prepared(workspaces, source, "shop-2")
+    write(one.workspace, {"app.py": "stashed"})
+
+    git(one.workspace, "stash")
+    git(one.workspace, "branch", "fix")
+    git(one.workspace, "config", "user.name", "One")
+
+    assert git(two.workspace, "stash", "list") == ""
+    assert git(two.workspace, "branch", "--format=%(refname:short)") == "cairn/shop-2"
+    assert git(two.workspace, "config", "user.name") == "Cairn"
+
+
+async def test_ten_prepares_of_one_repository_at_once(workspaces: GitWorkspaces, source: Path) -> None:
+    """Ten environments that begin together, with no mirror yet, all stand; so do ten processes' worth of locks."""
+    others = [GitWorkspaces(workspaces.directory("x").parent.parent) for _ in range(10)]
+
+    made = await asyncio.gather(*(prepared(own, source, f"shop-{n}") for n, own in enumerate(others)))
+
+    assert len({one.workspace for one in made}) == 10
+    assert [len(files_in(one.workspace)) for one in made] == [2] * 10
+    assert sorted(f"shop-{n}" for n in range(10)) == await workspaces.existing()
+
+
+async def test_bases_are_merged_onto_the_base_branch(workspaces: GitWorkspaces, source: Path) -> None:
+    """Branches and commits that the base lacks are merged; one that it has already is not."""
+    git(source, "switch", "--quiet", "--create", "cairn/shop-1")
+    one = commit(source, {"one.txt": "1"})
+    git(source, "switch", "--quiet", "--create", "two", "main")
+    two = commit(source, {"two.txt": "2"})
+    git(source, "switch", "--quiet", "main")
+    main = commit(source, {"main.txt": "m"})
+
+    made = await workspaces.prepare("shop-3", str(source), base_branch="main", bases=("cairn/shop-1", two, "main"))
+
+    assert main == made.base_commit
+    assert {"one.txt", "two.txt", "main.txt"} < set(files_in(made.workspace))
+    for ancestor in (one, two, main):
+        git(made.workspace, "merge-base", "--is-ancestor", ancestor, "HEAD")
+    assert git(made.workspace, "rev-list", "--count", "--merges", "HEAD") == "2"
+
+
+async def test_a_checkpoint_as_base_counts_as_one_commit(workspaces: GitWorkspaces, source: Path) -> None:
+    """The work of another workspace that was not published is merged without its single steps."""
+    one = await prepared(workspaces, source)
+    for n in range(3):
+        write(one.workspace, {f"step{n}.txt": "x"})
+        last = await workspaces.checkpoint("shop-1-development", f"step {n}")
+
+    two = await workspaces.prepare("shop-1-review", str(source), base_branch="", bases=(last.commit,))
+
+    assert {"step0.txt", "step1.txt", "step2.txt"} < set(files_in(two.workspace))
+    assert git(two.workspace, "rev-list", "--count", "HEAD") == "3"  # first, the squashed work, the merge
+
+
+async def test_conflicting_bases_are_refused_with_the_files(workspaces: GitWorkspaces, source: Path) -> None:
+    """Bases that cannot be merged name the files that stand against it, and leave no workspace."""
+    git(source, "switch", "--quiet", "--create", "other")
+    commit(source, {"app.py": "other"})
+    git(source, "switch", "--quiet", "main")
+    commit(source, {"app.py": "main"})
+
+    error = await refused(workspaces.prepare("shop-3", str(source), base_branch="", bases=("other",)))
+
+    assert error.slug == "merge-conflict"
+    assert "app.py" in str(error)
+
+
+async def test_unknown_base_is_refused(workspaces: GitWorkspaces, source: Path) -> None:
+    """A base that is neither a branch nor a commit is named in the refusal."""
+    for base in ("nowhere", "0" * 40):
+        error = await refused(workspaces.prepare("shop-3", str(source), base_branch="", bases=(base,)))
+        assert (error.slug, base in str(error)) == ("branch-not-found", True)
+
+
+async def test_repositories_that_cannot_be_used(workspaces: GitWorkspaces, tmp_path: Path) -> None:
+    """A path that is not there, a folder that is no repository and an empty repository each get their own slug."""
+    (tmp_path / "folder").mkdir()
+    git(tmp_path, "init", "--quiet", "empty")
+
+    for path, slug in (("nowhere", "repository-not-found"), ("folder", "repository-not-found")):
+        assert slug == (await refused(prepared(workspaces, tmp_path / path))).slug
+    error = await refused(prepared(workspaces, tmp_path / "empty"))
+    assert (error.slug, "commit something" in str(error)) == ("repository-empty", True)
+    assert (await refused(workspaces.merge("--help", base="a", head="b", message="m"))).slug == "repository-not-found"
+
+
+async def test_an_unreachable_remote_is_transient(workspaces: GitWorkspaces) -> None:
+    """A server that refuses the connection may answer later."""
+    with pytest.raises(Transient):
+        await workspaces.prepare("shop-1", "http://127.0.0.1:9/shop.git", base_branch="", bases=())
+
+
+async def test_a_shallow_clone_can_be_a_repository(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """A remote without its older history, as CI systems make them, works; history ends where it ends there."""
+    commit(source, {"second.txt": "2"})
+    git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{source}", "shallow")
+
+    one = await prepared(workspaces, tmp_path / "shallow")
+    write(one.workspace, {"x.txt": "x"})
+    checkpoint = await workspaces.checkpoint("shop-1-development", "x")
+    await workspaces.publish(str(tmp_path / "shallow"), checkpoint.commit, branch="cairn/shop-1", message="x")
+
+    assert git(one.workspace, "rev-list", "--count", "HEAD") == "1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+async def test_a_repository_of_another_user(workspaces: GitWorkspaces, source: Path) -> None:
+    """A mounted repository that belongs to somebody else is read and pushed to all the same."""
+    for path in (source, *source.rglob("*")):
+        os.chown(path, 4711, 4711, follow_symlinks=False)
+
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"x.txt": "x"})
+    checkpoint = await workspaces.checkpoint("shop-1-development", "x")
+    await workspaces.publish(str(source), checkpoint.commit, branch="cairn/shop-1", message="x")
+
+    assert git(source, "-c", "safe.directory=*", "show", "cairn/shop-1:x.txt") == "x"
+
+
+@pytest.mark.parametrize("id", ["", "..", "a/b", "a.lock", "-x", "x" * 201])
+async def test_ids_cannot_leave_the_folder(workspaces: GitWorkspaces, id: str) -> None:
+    """An id that is no plain name is refused before anything is touched."""
+    assert (await refused(workspaces.remove(id))).slug == "environment-id-invalid"
+
+
+# ---- checkpoints
+
+
+async def test_a_checkpoint_leaves_git_of_the_workspace_alone(workspaces: GitWorkspaces, source: Path) -> None:
+    """Staged, changed, new and deleted files are recorded; branches, HEAD and the staged set stay as they are."""
+    one = await prepared(workspaces, source)
+    write(
+        one.workspace,
+        {"staged.txt": "s", "app.py": "changed", "dir/new.txt": "n", ".gitignore": "*.log\n", "a.log": "-"},
+    )
+    git(one.workspace, "add", "staged.txt")
+    (one.workspace / "README.md").unlink()
+    before = git(one.workspace, "status", "--porcelain", "--branch"), git(one.workspace, "for-each-ref")
+
+    made = await workspaces.checkpoint("shop-1-development", "after c1")
+
+    assert before == (git(one.workspace, "status", "--porcelain", "--branch"), git(one.workspace, "for-each-ref"))
+    names = git(one.workspace, "ls-tree", "-r", "--name-only", made.tree).splitlines()
+    assert names == [".gitignore", "app.py", "dir/new.txt", "staged.txt"]
+    assert one.commit == git(one.workspace, "rev-parse", f"{made.commit}^")
+
+
+async def test_an_unchanged_workspace_keeps_its_checkpoint(workspaces: GitWorkspaces, source: Path) -> None:
+    """Where nothing changed, the last checkpoint is the answer; the first one is what prepare made."""
+    one = await prepared(workspaces, source)
+
+    first = await workspaces.checkpoint("shop-1-development", "nothing")
+    write(one.workspace, {"x.txt": "x"})
+    second = await workspaces.checkpoint("shop-1-development", "x")
+
+    assert (one.commit, one.tree) == (first.commit, first.tree)
+    assert second == await workspaces.checkpoint("shop-1-development", "again")
+    assert second.tree == await workspaces.tree("shop-1-development")
+
+
+async def test_tree_does_not_record(workspaces: GitWorkspaces, source: Path) -> None:
+    """The present tree can be asked for without a checkpoint coming of it."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"x.txt": "x"})
+
+    tree = await workspaces.tree("shop-1-development")
+    made = await workspaces.checkpoint("shop-1-development", "x")
+
+    assert tree == made.tree != one.tree
+    assert one.commit == git(one.workspace, "rev-parse", f"{made.commit}^")
+
+
+async def test_modes_links_and_strange_names_are_kept(workspaces: GitWorkspaces, source: Path) -> None:
+    """Executable files, symbolic links and names with spaces, quotes and newlines come back as they were."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"run.sh": "#!/bin/sh\n", "sp ace 'q\" ü.txt": "a", "new\nline": "b", "-dash": "c"})
+    (one.workspace / "run.sh").chmod(0o755)
+    (one.workspace / "link").symlink_to("/nowhere")
+    os.mkfifo(one.workspace / "pipe")
+    made = await workspaces.checkpoint("shop-1-development", "x")
+
+    two = await prepared(workspaces, source, "shop-2", restore=made.commit)
+
+    assert {"run.sh", "sp ace 'q\" ü.txt", "new\nline", "-dash"} < set(files_in(two.workspace))
+    assert (two.workspace / "run.sh").stat().st_mode & 0o100
+    assert str((two.workspace / "link").readlink()) == "/nowhere"
+
+
+async def test_repositories_inside_the_workspace_are_recorded_as_files(workspaces: GitWorkspaces, source: Path) -> None:
+    """What an agent clones or initialises inside its workspace is kept file by file, with or without commits."""
+    one = await prepared(workspaces, source)
+    nested = repository(one.workspace / "nested", {"lib.py": "x", "deep/er.py": "y"})
+    repository(nested / "inner", {"in.txt": "i"})
+    (one.workspace / "unborn").mkdir()
+    git(one.workspace / "unborn", "init", "--quiet")
+    write(one.workspace, {"unborn/u.txt": "u"})
+
+    first = await workspaces.checkpoint("shop-1-development", "nested")
+    write(one.workspace, {"nested/lib.py": "changed", "nested/more.py": "m"})
+    second = await workspaces.checkpoint("shop-1-development", "nested changed")
+
+    names = {"README.md", "app.py", "nested/lib.py", "nested/deep/er.py", "nested/inner/in.txt", "unborn/u.txt"}
+    assert names == set(git(one.workspace, "ls-tree", "-r", "--name-only", first.tree).splitlines())
+    assert names | {"nested/more.py"} == set(
+        git(one.workspace, "ls-tree", "-r", "--name-only", second.tree).splitlines()
+    )
+    await workspaces.restore("shop-1-development", first.commit)
+    assert (nested / "lib.py").read_text() == "x"
+    assert not (nested / "more.py").exists()
+
+
+async def test_the_agents_git_directory_is_not_trusted(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """Hooks, filters and a broken .git of the workspace neither run in our name nor keep us from recording."""
+    one = await prepared(workspaces, source)
+    git(one.workspace, "config", "core.fsmonitor", f"touch {tmp_path}/ran #")
+    git(one.workspace, "config", "filter.evil.clean", f"touch {tmp_path}/ran #")
+    write(one.workspace, {".gitattributes": "* filter=evil\n", "x.txt": "x"})
+    await workspaces.checkpoint("shop-1-development", "x")
+    assert not (tmp_path / "ran").exists()
+
+    shutil.rmtree(one.workspace / ".git")
+    write(one.workspace, {".git": "gitdir: /nowhere\n", "y.txt": "y"})
+    made = await workspaces.checkpoint("shop-1-development", "y")
+    await workspaces.restore("shop-1-development", made.commit)
+
+    assert git(one.workspace, "branch", "--show-current") == "cairn/shop-1-development"
+    assert (one.workspace / "y.txt").read_text() == "y"
+
+
+async def test_what_cannot_be_recorded_is_named(workspaces: GitWorkspaces, source: Path) -> None:
+    """A known file that became a pipe is named in the refusal; nothing hangs on it."""
+    one = await prepared(workspaces, source)
+    (one.workspace / "app.py").unlink()
+    os.mkfifo(one.workspace / "app.py")
+
+    error = await refused(workspaces.checkpoint("shop-1-development", "x"))
+
+    assert (error.slug, "app.py" in str(error)) == ("workspace-unreadable", True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+async def test_a_file_without_read_permission_is_named(workspaces: GitWorkspaces, source: Path) -> None:
+    """A file that we may not read is named in the refusal."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"secret.txt": "x"})
+    (one.workspace / "secret.txt").chmod(0)
+
+    error = await refused(workspaces.checkpoint("shop-1-development", "x"))
+
+    assert (error.slug, "secret.txt" in str(error)) == ("workspace-unreadable", True)
+
+
+async def test_files_that_come_and_go_do_not_hinder(workspaces: GitWorkspaces, source: Path) -> None:
+    """A process that makes and removes files all the while does not make checkpoints fail."""
+    one = await prepared(workspaces, source)
+    script = "while :; do for n in 1 2 3 4 5 6 7 8 9; do echo $n > t$n; done; rm -f t*; done"
+    busy = await asyncio.create_subprocess_exec("sh", "-c", script, cwd=one.workspace)
+    try:
+        for n in range(10):
+            write(one.workspace, {"x.txt": str(n)})
+            made = await workspaces.checkpoint("shop-1-development", "x")
+            assert str(n) == git(one.workspace, "show", f"{made.commit}:x.txt")
+    finally:
+        busy.kill()
+        await busy.wait()
+
+
+async def test_a_workspace_that_is_gone(workspaces: GitWorkspaces, source: Path) -> None:
+    """Without its folder nothing can be recorded; prepare makes it again, restore brings its files back."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"x.txt": "x"})
+    made = await workspaces.checkpoint("shop-1-development", "x")
+    shutil.rmtree(one.workspace)
+
+    assert (await refused(workspaces.checkpoint("shop-1-development", "y"))).slug == "workspace-broken"
+    assert (await refused(workspaces.checkpoint("never-made", "y"))).slug == "workspace-broken"
+    await workspaces.restore("shop-1-development", made.commit)
+
+    assert (one.workspace / "x.txt").read_text() == "x"
+    assert made == await workspaces.checkpoint("shop-1-development", "again")
+
+
+# ---- restore
+
+
+async def test_restore_shows_exactly_the_checkpoint(workspaces: GitWorkspaces, source: Path) -> None:
+    """Files come back, later ones go, folders give way to files; ignored files stay, the branch too."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {".gitignore": "*.log\n", "thing": "a file"})
+    then = await workspaces.checkpoint("shop-1-development", "then")
+    shown = files_in(one.workspace)
+    (one.workspace / "thing").unlink()
+    write(one.workspace, {"thing/inside.txt": "x", "later.txt": "x", "app.py": "changed", "keep.log": "log"})
+    git(one.workspace, "commit", "--quiet", "--allow-empty", "--message", "agent")
+    head = git(one.workspace, "rev-parse", "HEAD")
+    later = await workspaces.checkpoint("shop-1-development", "later")
+    write(one.workspace, {"unrecorded.txt": "x"})
+
+    await workspaces.restore("shop-1-development", then.commit)
+
+    assert shown | {"keep.log": "log"} == files_in(one.workspace)
+    assert head == git(one.workspace, "rev-parse", "HEAD")
+    assert then == await workspaces.checkpoint("shop-1-development", "nothing new")
+    await workspaces.restore("shop-1-development", later.commit)
+    assert (one.workspace / "thing/inside.txt").read_text() == "x"
+
+
+async def test_every_checkpoint_stays_reachable(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """After going back, after removal and after making the environment again, older checkpoints are still there,
+    even past a thorough garbage collection."""
+    one = await prepared(workspaces, source)
+    made = []
+    for n in range(3):
+        write(one.workspace, {"x.txt": str(n)})
+        made.append(await workspaces.checkpoint("shop-1-development", "x"))
+        await workspaces.restore("shop-1-development", one.commit)
+    await workspaces.remove("shop-1-development")
+    commit(source, {"new.txt": "x"})
+    await prepared(workspaces, source)
+
+    (mirror,) = (tmp_path / "home/repositories").glob("*.git")
+    git(mirror, "gc", "--quiet", "--prune=now")
+
+    for n, checkpoint in enumerate(made):
+        assert str(n) == git(mirror, "show", f"{checkpoint.commit}:x.txt")
+
+
+async def test_restore_of_an_unknown_commit_is_refused(workspaces: GitWorkspaces, source: Path) -> None:
+    """A commit that is not here is refused and the workspace stays as it is."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"x.txt": "x"})
+
+    for attempt in (
+        workspaces.restore("shop-1-development", "0" * 40),
+        prepared(workspaces, source, "shop-2", restore="0" * 40),
+        workspaces.diff(str(source), one.commit, "nonsense"),
+    ):
+        assert (await refused(attempt)).slug == "checkpoint-missing"
+    assert (one.workspace / "x.txt").exists()
+
+
+async def test_a_fork_begins_at_a_checkpoint_and_its_base(workspaces: GitWorkspaces, source: Path) -> None:
+    """An environment made from a checkpoint shows it, and keeps the base it began with, though main went on."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"x.txt": "x"})
+    made = await workspaces.checkpoint("shop-1-development", "x")
+    commit(source, {"elsewhere.txt": "e"})
+
+    fork = await prepared(workspaces, source, "shop-1-fork", restore=made.commit)
+
+    assert (one.base_branch, one.base_commit, made.tree) == (fork.base_branch, fork.base_commit, fork.tree)
+    assert files_in(one.workspace) == files_in(fork.workspace)
+    assert git(fork.workspace, "status", "--porcelain") == "?? x.txt"
+
+
+async def test_diff_and_checkout_of_checkpoints(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """Two checkpoints can be compared, and one written to another folder, without the workspace."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"app.py": "print('bye')\n"})
+    made = await workspaces.checkpoint("shop-1-development", "x")
+    await workspaces.remove("shop-1-development")
+
+    patch = await workspaces.diff(str(source), one.commit, made.commit)
+    await workspaces.checkout(str(source), made.commit, tmp_path / "out")
+
+    assert "-print('hello')\n+print('bye')\n" in patch
+    assert await workspaces.diff(str(source), made.commit, made.commit) == ""
+    assert files_in(tmp_path / "out") == {"README.md": "shop\n", "app.py": "print('bye')\n"}
+    assert (
+        await refused(workspaces.checkout(str(source), made.commit, tmp_path / "out"))
+    ).slug == "directory-not-empty"
+    assert list(tmp_path.glob(".out*")) == []
+
+
+# ---- removal and crashes
+
+
+async def test_remove_leaves_nothing_but_checkpoints(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """Removing takes the folder, read-only parts too, and its lock file; doing it again is harmless."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {"deep/er/x.txt": "x"})
+    (one.workspace / "deep/er").chmod(0o500)
+    (one.workspace / "deep").chmod(0o500)
+
+    await workspaces.remove("shop-1-development")
+    await workspaces.remove("shop-1-development")
+
+    assert list((tmp_path / "home/environments").iterdir()) == []
+    assert await workspaces.existing() == []
+
+
+async def test_leftovers_of_a_killed_prepare(workspaces: GitWorkspaces, source: Path) -> None:
+    """Half a workspace, lock files and a torn record do not keep prepare from making it right."""
+    directory = workspaces.directory("shop-1-development")
+    write(directory, {"workspace/half.txt": "x", "workspace/.git/HEAD": "", "checkpoint.index.lock": ""})
+    write(directory, {"checkpoint.index": "torn", "workspace.json": '{"repository_url": "'})
+
+    one = await prepared(workspaces, source)
+
+    assert list(files_in(one.workspace)) == ["README.md", "app.py"]
+
+
+async def test_leftovers_of_a_killed_mirror(workspaces: GitWorkspaces, source: Path, tmp_path: Path) -> None:
+    """A half-made mirror is made again; an old lock of a killed fetch is removed, a fresh one is waited for."""
+    await prepared(workspaces, source)
+    (mirror,) = (tmp_path / "home/repositories").glob("*.git")
+    mirror.rename(mirror.with_suffix(".new"))
+    (mirror.with_suffix(".new") / "HEAD").unlink()
+    await prepared(workspaces, source, "shop-2")
+    lock = mirror / "refs/remotes/origin/main.lock"
+    lock.touch()
+    commit(source, {"new.txt": "x"})
+
+    with pytest.raises(Transient):
+        await prepared(workspaces, source, "shop-3")
+    os.utime(lock, (0, 0))
+    three = await prepared(workspaces, source, "shop-3")
+
+    assert (three.workspace / "new.txt").exists()
+
+
+async def test_a_lock_left_by_a_killed_checkpoint(workspaces: GitWorkspaces, source: Path) -> None:
+    """Our index's lock file, left behind, is removed; the agent's own is not touched."""
+    one = await prepared(workspaces, source)
+    directory = workspaces.directory("shop-1-development")
+    (directory / "checkpoint.index.lock").touch()
+    (one.workspace / ".git/index.lock").touch()
+    write(one.workspace, {"x.txt": "x"})
+
+    made = await workspaces.checkpoint("shop-1-development", "x")
+    (directory / "checkpoint.index.lock").touch()
+    await workspaces.restore("shop-1-development", one.commit)
+
+    assert made.tree != one.tree == await workspaces.tree("shop-1-development")
+    assert (one.workspace / ".git/index.lock").exists()
+
+
+async def test_another_process_is_waited_for(workspaces: GitWorkspaces, source: Path) -> None:
+    """While somebody else holds an environment's lock, nothing touches its workspace."""
+    await prepared(workspaces, source)
+    directory = workspaces.directory("shop-1-development")
+    with directory.with_suffix(".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(workspaces.tree("shop-1-development"))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+    assert await waiting
+
+
+async def test_a_cancelled_call_leaves_no_process(workspaces: GitWorkspaces, source: Path) -> None:
+    """Whoever stops waiting stops git too, and the next call goes on as if nothing had been."""
+    one = await prepared(workspaces, source)
+    write(one.workspace, {f"f{n}.txt": str(n) for n in range(200)})
+    for delay in (0.0, 0.001, 0.003, 0.006, 0.01):
+        call = asyncio.create_task(workspaces.checkpoint("shop-1-development", "x"))
+        await asyncio.sleep(delay)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+    made = await workspaces.checkpoint("shop-1-development", "x")
+
+    assert len(git(one.workspace, "ls-tree", "-r", "--name-only", made.tree).splitlines()) == 202
