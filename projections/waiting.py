@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from events.errors import Transient
+from events.errors import Permanent, Transient
 from infra.postgres import connection, transient
 from projections.schema import checkpoint, schema_name
 
@@ -72,7 +72,7 @@ class ReadModelProgress:
                     while True:
                         await self._look(listener)
                         await asyncio.sleep(LOOK_SECONDS)
-            except Transient as error:
+            except (Transient, Permanent) as error:
                 log.debug("not listening", error=str(error))
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_RETRY_SECONDS)
