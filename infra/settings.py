@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from events.agents import Agent
+from events.agents import Agent, ModelAgent
 from events.errors import CairnError
 from events.names import checked_name
 
@@ -160,7 +160,17 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     except (msgspec.ValidationError, CairnError) as error:
         message = f"{file}: {_hint(str(error))}"
         raise SettingsInvalid(message) from error
-    return settings
+    return msgspec.structs.replace(settings, agents=_beside(file, settings.agents))
+
+
+def _beside(file: Path, agents: dict[str, Agent]) -> dict[str, Agent]:
+    """The agents with their transcripts' paths made absolute: they are relative to the settings file."""
+    return {
+        name: msgspec.structs.replace(agent, transcript=str(file.absolute().parent / agent.transcript))
+        if isinstance(agent, ModelAgent) and agent.transcript
+        else agent
+        for name, agent in agents.items()
+    }
 
 
 _NOT_SETTINGS = {"CAIRN_SETTINGS", "CAIRN_URL", "CAIRN_KEY", "CAIRN_PROMPT_FILE"}

@@ -10,17 +10,19 @@ Everything that waits, waits for ``changed``; limits of time are looked at twice
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
 from events import subjects, tools
-from events.calls import call_of_run
 from events.agents import Agent, ModelAgent
-from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
+from events.calls import call_of_run
+from events.content import Content, Inline
 from events.envelope import CommandEnvelope
+from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
 from events.kernel import Event, replace
 from events.run import (
     RUN_ENDS,
@@ -52,6 +54,8 @@ from services.agent_runner.watch import Watch
 
 logger = structlog.get_logger()
 
+T = TypeVar("T")
+
 LOOK_SECONDS = 0.5
 RESEND_SECONDS = 10.0
 
@@ -71,6 +75,9 @@ class Plumbing:
     host: str
     runner: str
     backoff_seconds: float
+
+
+Work = Callable[["Driver"], Awaitable[None]]
 
 
 class Ending(Exception):
@@ -96,6 +103,7 @@ class Driver:
         self._waiter: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None
         self._resend_at = 0.0
+        self._texts: dict[str, str] = {}
         self._spans: dict[str, telemetry.Span] = {}
 
     @property
@@ -104,7 +112,7 @@ class Driver:
         assert kept is not None
         return kept[0]
 
-    async def drive(self, work: Callable[[Driver], object]) -> None:
+    async def drive(self, work: Work) -> None:
         """Take the run and see it to its end. ``work`` is the coroutine function of the agent's kind; it ends by
         raising ``Ending``. Raises ``Fenced`` where another process holds the run by then."""
         plumbing = self.plumbing
@@ -128,18 +136,17 @@ class Driver:
             self.history.leave(plumbing.watch)
             plumbing.runs.forget(self.id)
 
-    async def _work(self, work: Callable[[Driver], object]) -> None:
+    async def _work(self, work: Work) -> None:
         if self.run.ended is not None:
             return
         try:
             await self._prepared()
-            await work(self)  # type: ignore[misc]
+            await work(self)
         except Ending as ending:
+            event = ending.event
             for call in self.open_calls():
-                self._cast(
-                    InterruptCall(call_id=call.call_id, reason=RUN_ENDS[type(ending.event)]), call.call_id + "-i"
-                )
-            await self.decide(lambda run: decider.end(run, self.epoch, ending.event))
+                self._cast(InterruptCall(call_id=call.call_id, reason=RUN_ENDS[type(event)]), call.call_id + "-i")
+            await self.decide(lambda run: decider.end(run, self.epoch, event))
 
     # ---- deciding
 
@@ -239,7 +246,7 @@ class Driver:
     async def _ask(self, call: ToolCallRequested) -> None:
         """Ask a person through the scheduler; take the answer where it is there already."""
         text = await read_content(self.plumbing.content, call.arguments)
-        arguments = tools.parse_arguments(call.tool, text)
+        arguments = tools.decode_arguments(call.tool, text)
         assert isinstance(arguments, tools.AskHuman)
         await self.plumbing.sender.send(
             subjects.SCHEDULER,
@@ -267,6 +274,14 @@ class Driver:
             id=self.id, correlation=self._envelope.correlation or self._envelope.id, trace=trace or self._trace
         )
 
+    async def text_of(self, content: Content) -> str:
+        """The text of a content; what the store keeps is fetched once, however often the model is shown it."""
+        if isinstance(content, Inline):
+            return content.text
+        if content.digest not in self._texts:
+            self._texts[content.digest] = await read_content(self.plumbing.content, content)
+        return self._texts[content.digest]
+
     # ---- waiting
 
     def changed(self) -> None:
@@ -286,13 +301,13 @@ class Driver:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
-    async def interruptible(self, work: object, *, limit_seconds: float) -> object:
+    async def interruptible(self, work: Awaitable[T], *, limit_seconds: float) -> T:
         """Await ``work``, which is cut off where the run is cancelled, out of time, or silent for the limit."""
         self.raise_if_stopped()
         try:
             async with asyncio.timeout(limit_seconds or None) as scope:
                 self._scope = scope
-                return await work  # type: ignore[misc]
+                return await work
         except TimeoutError:
             self.raise_if_stopped()
             raise Ending(RunFellSilent(limit_seconds=limit_seconds)) from None

@@ -8,7 +8,6 @@ import time
 
 from events import tools
 from events.agents import ModelAgent
-from events.content import Content
 from events.conversation import AssistantTurn
 from events.errors import Permanent
 from events.run import RunRefused, RunSucceeded, ToolCallRequested
@@ -91,14 +90,11 @@ def _request(driver: Driver, agent: ModelAgent) -> ModelRequest:
     started = driver.run.started
     assert started is not None
 
-    async def read(content: Content) -> str:
-        return await read_content(driver.plumbing.content, content)
-
     return ModelRequest(
         system=started.system,
         messages=driver.history.conversation.messages,
         tools=tools.AGENT_TOOLS,
-        read=read,
+        read=driver.text_of,
         max_output_tokens=agent.max_output_tokens,
         turn=driver.history.conversation.turns,
         stage=started.stage,
@@ -113,7 +109,7 @@ def _submitted(driver: Driver) -> ToolCallRequested | None:
 
 
 async def _summary(driver: Driver, call: ToolCallRequested) -> str:
-    arguments = tools.parse_arguments(call.tool, await read_content(driver.plumbing.content, call.arguments))
+    arguments = tools.decode_arguments(call.tool, await read_content(driver.plumbing.content, call.arguments))
     assert isinstance(arguments, tools.Submit)
     return arguments.summary
 

@@ -31,6 +31,7 @@ class EnvironmentManager:
         settings, jetstream = runtime.settings, runtime.jetstream
         workspaces = GitWorkspaces(settings.home_path)
         plumbing = Plumbing(
+            log=jetstream.log,
             environments=EntityStore(jetstream.log, ENVIRONMENT, runtime.clock),
             workspaces=workspaces,
             processes=ShimProcesses(workspaces.directory),

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,6 +19,7 @@ import structlog
 from events import subjects
 from events.content import Content
 from events.environment import (
+    ENVIRONMENT,
     CallEnd,
     Environment,
     ExecuteTool,
@@ -32,9 +32,10 @@ from events.environment import (
 from events.errors import CairnError, Permanent, Transient
 from events.kernel import Event, replace
 from events.task import RecordCheck
-from infra import telemetry
+from events.tools import Noop, Program, Shell, decode_arguments
+from infra import semantics, telemetry
 from infra.entities import Cause, EntityStore
-from infra.ports import Clock, ContentStore, read_content, store_content
+from infra.ports import Clock, ContentStore, EventLog, read_content, store_content
 from infra.redaction import Redactor
 from infra.sender import Sender
 from services.environment_manager import tools
@@ -51,20 +52,25 @@ RETRY_SECONDS = 1.0
 
 @dataclass
 class Room:
-    """What this process holds of one environment: its order of changes and the calls under way."""
+    """What this process holds of one environment: its order of changes, and the calls under way with their
+    processes. ``resolved`` are the uncertain calls that may be executed again."""
 
     id: str
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     appending: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    processes: dict[str, str] = field(default_factory=dict)
     interrupted: dict[str, str] = field(default_factory=dict)
-    redactors: dict[tuple[tuple[str, str], ...], Redactor] = field(default_factory=dict)
+    resolved: set[str] = field(default_factory=set)
+    preparing: int = 0
+    redactors: dict[tuple[str, ...], Redactor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Plumbing:
     """What the executor works with. ``secrets`` turns references into values; raises ``Permanent``."""
 
+    log: EventLog
     environments: EntityStore[Environment]
     workspaces: Workspaces
     processes: Processes
@@ -85,25 +91,28 @@ class Executor:
     def room(self, id: str) -> Room:
         return self._rooms.setdefault(id, Room(id))
 
-    def begin(self, id: str, command: ExecuteTool, cause: Cause, *, adopt: bool = False) -> None:
-        """Start working on a call, unless that is under way already. With ``adopt`` its process is there."""
+    def busy(self, id: str) -> bool:
+        """Whether something is under way in the environment."""
+        room = self._rooms.get(id)
+        return room is not None and (bool(room.calls) or room.preparing > 0)
+
+    def begin(self, id: str, command: ExecuteTool, cause: Cause) -> None:
+        """Start working on a call, or go on with it; nothing where that is under way already."""
         room = self.room(id)
-        if command.call_id in room.calls:
-            return
-        task = asyncio.create_task(self._see_through(room, command, cause, adopt=adopt))
-        room.calls[command.call_id] = task
-        task.add_done_callback(lambda _: room.calls.pop(command.call_id, None))
+        if command.call_id not in room.calls:
+            task = asyncio.create_task(self._see_through(room, command, cause))
+            room.calls[command.call_id] = task
+            task.add_done_callback(lambda _: room.calls.pop(command.call_id, None))
 
     async def interrupt(self, id: str, command: InterruptCall) -> None:
         room = self.room(id)
-        if command.call_id in room.calls:
+        if command.call_id in room.processes:
             room.interrupted[command.call_id] = command.reason
-            await self._plumbing.processes.interrupt(id, command.call_id)
+            await self._plumbing.processes.interrupt(id, room.processes[command.call_id])
 
     async def interrupt_all(self, id: str, reason: str) -> None:
         """End every call of the environment and wait until each has its end in the log."""
-        room = self.room(id)
-        calls = dict(room.calls)
+        calls = dict(self.room(id).calls)
         for call_id in calls:
             await self.interrupt(id, InterruptCall(call_id=call_id, reason=reason))
         if calls:
@@ -122,127 +131,294 @@ class Executor:
 
     # ---- one call
 
-    async def _see_through(self, room: Room, command: ExecuteTool, cause: Cause, *, adopt: bool) -> None:
+    async def _see_through(self, room: Room, command: ExecuteTool, cause: Cause) -> None:
         """A log or disk that flinches delays a call; it is never given up for that."""
         while True:
             try:
-                with telemetry.span(f"execute {command.tool}", trace=cause.trace, kind="consumer") as span:
-                    await self._execute(room, command, replace(cause, trace=span.trace), adopt=adopt)
+                with telemetry.span(f"execute {command.tool}", trace=cause.trace, kind=semantics.CONSUMER) as span:
+                    await self._execute(room, command, replace(cause, trace=span.trace))
             except Transient as error:
                 logger.warning("call delayed", call=command.call_id, error=str(error))
                 await asyncio.sleep(max(RETRY_SECONDS, error.delay_seconds))
-                self._plumbing.environments.forget(room.id)
             except CairnError as error:
                 logger.error("call not executed", call=command.call_id, error=str(error))
                 return
             else:
                 return
 
-    async def _execute(self, room: Room, command: ExecuteTool, cause: Cause, *, adopt: bool) -> None:
-        plumbing = self._plumbing
-        kept = plumbing.environments.peek(room.id)
-        state = kept[0] if kept is not None else (await plumbing.environments.load(room.id))[0]
-        if command.call_id not in state.ended:
-            order: contextlib.AbstractAsyncContextManager[Any] = (
-                contextlib.nullcontext() if command.effects == "none" else room.changing
-            )
-            async with order:
-                ended = await self._end_of(room, command, cause, adopt=adopt or command.call_id in state.running)
-                await self.append(
-                    room.id,
-                    replace(cause, id=f"{command.call_id}-end"),
-                    lambda state: decider.end_call(state, ended),
-                )
-        else:
+    async def _execute(self, room: Room, command: ExecuteTool, cause: Cause) -> None:
+        order: contextlib.AbstractAsyncContextManager[Any] = (
+            contextlib.nullcontext() if command.effects == "none" else room.changing
+        )
+        async with order:
             ended = None
+            while command.call_id not in (await self._state(room)).ended:
+                try:
+                    ended = await self._end_of(room, command, cause)
+                except Uncertain:
+                    await self._resolve(room, command, cause)
+                else:
+                    await self._end(room, command, ended, cause)
         if command.check_stage:
-            await self._report_check(room.id, command, ended, cause)
+            await self._report_check(room, command, ended, cause)
 
-    async def _end_of(self, room: Room, command: ExecuteTool, cause: Cause, *, adopt: bool) -> CallEnd:
-        plumbing = self._plumbing
+    async def _end(self, room: Room, command: ExecuteTool, ended: CallEnd, cause: Cause) -> None:
+        await self.append(room.id, _named(cause, command, "end"), lambda state: decider.end_call(state, ended))
+
+    async def _state(self, room: Room) -> Environment:
+        kept = self._plumbing.environments.peek(room.id)
+        return kept[0] if kept is not None else (await self._plumbing.environments.load(room.id))[0]
+
+    async def _end_of(self, room: Room, command: ExecuteTool, cause: Cause) -> CallEnd:
+        """Work on the call until it is known how it ends. Raises ``Uncertain`` where that cannot be known."""
         began = time.monotonic()
-        ended: CallEnd
+        state = await self._state(room)
         try:
-            state = await self._standing(room, command, cause)
-            if command.effects != "none" and not adopt:
-                started = ToolCallStarted(
-                    call_id=command.call_id,
-                    run_id=command.run_id,
-                    tool=command.tool,
-                    effects=command.effects,
-                    retry=command.retry,
-                )
-                state = await self.append(
-                    room.id,
-                    replace(cause, id=f"{command.call_id}-start"),
-                    lambda state: decider.start_call(state, started),
-                )
-            ended = await self._run(room, command, state, began, adopt=adopt)
-            if command.effects != "none":
-                checkpoint = await plumbing.workspaces.checkpoint(room.id, f"{command.tool} {command.call_id}")
-                if checkpoint.commit != state.checkpoint:
-                    ended = replace(ended, checkpoint=checkpoint.commit, tree=checkpoint.tree)
+            if not decider.stands(state):
+                message = f"environment {room.id} has no workspace"
+                raise Permanent(message, slug="environment-missing")
+            begun = command.call_id in state.running
+            if command.effects != "none" and not begun:
+                state = await self._started(room, command, cause)
+            ended = await self._run(room, command, state, began, begun=begun)
         except tools.ToolRefused as error:
-            ended = self._failed(command, error.cause, str(error), began)
+            ended = _failed(command, error.cause, error.detail, began)
         except Permanent as error:
-            ended = self._failed(command, error.slug, str(error), began)
+            ended = _failed(command, error.slug, str(error), began)
+        if command.effects == "none" or not decider.stands(state):
+            return ended
+        try:
+            checkpoint = await self._plumbing.workspaces.checkpoint(room.id, f"{command.tool} {command.call_id}")
+        except Permanent as error:
+            return _failed(command, error.slug, str(error), began)
+        if checkpoint.commit != state.checkpoint:
+            return replace(ended, checkpoint=checkpoint.commit, tree=checkpoint.tree)
         return ended
 
-    async def _standing(self, room: Room, command: ExecuteTool, cause: Cause) -> Environment:
-        kept = self._plumbing.environments.peek(room.id)
-        state = kept[0] if kept is not None else (await self._plumbing.environments.load(room.id))[0]
-        if not decider.stands(state):
-            message = f"environment {room.id} has no workspace"
-            raise Permanent(message, slug="environment-missing")
-        return state
+    async def _started(self, room: Room, command: ExecuteTool, cause: Cause) -> Environment:
+        started = ToolCallStarted(
+            call_id=command.call_id,
+            run_id=command.run_id,
+            tool=command.tool,
+            effects=command.effects,
+            retry=command.retry,
+        )
+        return await self.append(
+            room.id, _named(cause, command, "start"), lambda state: decider.start_call(state, started)
+        )
 
-    async def _run(
-        self, room: Room, command: ExecuteTool, state: Environment, began: float, *, adopt: bool
-    ) -> CallEnd:
+    async def _resolve(self, room: Room, command: ExecuteTool, cause: Cause) -> None:
+        state = await self._state(room)
+        count = state.uncertain.get(command.call_id, 0) + 1
+        state = await self.append(
+            room.id,
+            _named(cause, command, f"uncertain-{count}"),
+            lambda state: decider.resolve_uncertain(state, command),
+        )
+        logger.warning("uncertain", call=command.call_id, tool=command.tool)
+        if command.call_id not in state.ended:
+            if command.effects == "workspace":
+                await self._plumbing.workspaces.restore(room.id, state.checkpoint)
+            room.resolved.add(command.call_id)
+
+    async def _run(self, room: Room, command: ExecuteTool, state: Environment, began: float, *, begun: bool) -> CallEnd:
         text = await read_content(self._plumbing.content, command.arguments)
-        arguments = tools.parse_arguments(command.tool, text)
+        arguments = decode_arguments(command.tool, text)
+        if isinstance(arguments, str):
+            return _failed(command, "invalid-arguments", arguments, began)
         redactor = self._redactor(room, state, command)
-        if command.tool not in tools.PROCESS_TOOLS:
+        if isinstance(arguments, Shell | Program):
+            return await self._process(room, command, state, arguments, redactor, began, begun=begun)
+        if begun and command.call_id not in room.resolved:
+            raise Uncertain
+        room.resolved.discard(command.call_id)
+        if isinstance(arguments, Noop):
+            result = arguments.text
+        else:
             workspace = self._plumbing.workspaces.directory(room.id) / "workspace"
-            result = await tools.execute_file_tool(workspace, command.tool, arguments)
-            return ToolCallCompleted(
-                call_id=command.call_id,
-                run_id=command.run_id,
-                tool=command.tool,
-                duration_ms=_since(began),
-                content=await self._stored(redactor.redact(result.encode())),
-                output_bytes=len(result),
-            )
-        return await self._process(room, command, state, arguments, redactor, began, adopt=adopt)
+            result = await tools.execute_file_tool(workspace, arguments)
+        return ToolCallCompleted(
+            call_id=command.call_id,
+            run_id=command.run_id,
+            tool=command.tool,
+            duration_ms=_since(began),
+            content=await self._stored(redactor.redact(result.encode())),
+            output_bytes=len(result),
+        )
 
     async def _process(
         self,
         room: Room,
         command: ExecuteTool,
         state: Environment,
-        arguments: Any,
+        arguments: Shell | Program,
         redactor: Redactor,
         began: float,
         *,
-        adopt: bool,
+        begun: bool,
     ) -> CallEnd:
+        """Start the process, or take up the one that runs or has ended since: the shim's files tell.
+
+        A call that was started in the log and is unknown to the shim never became a process.
+        """
         plumbing, processes = self._plumbing, self._plumbing.processes
-        directory = plumbing.workspaces.directory(room.id)
-        if not adopt:
-            argv, extra, limit_seconds = tools.process_of(command.tool, arguments, directory, command.call_id)
-            limits = Limits(
-                seconds=min(filter(None, (limit_seconds, command.time_limit_seconds)), default=0.0),
-                idle_seconds=command.idle_limit_seconds,
-                grace_seconds=plumbing.grace_seconds,
-                output_bytes=plumbing.output_limit_bytes,
-            )
-            env = tools.process_environment(directory, self._secrets(state, command), extra)
-            await processes.ready(room.id)
-            if command.call_id not in room.interrupted:
-                await processes.start(room.id, command.call_id, argv, env=env, limits=limits)
-        async with plumbing.output.of(command.run_id, command.call_id, redactor) as write:
-            exit = await processes.wait(room.id, command.call_id, write)
+        again = state.uncertain.get(command.call_id, 0)
+        process_id = f"{command.call_id}.{again}" if again else command.call_id
+        await processes.ready(room.id)
+        if not begun or process_id not in await processes.known(room.id):
+            await self._start(room, command, state, arguments, process_id)
+        room.processes[command.call_id] = process_id
+        try:
+            async with plumbing.output.of(command.run_id, command.call_id, redactor) as write:
+                exit = await processes.wait(room.id, process_id, write)
+        finally:
+            room.processes.pop(command.call_id, None)
         if exit is None:
             raise Uncertain
-        output = await processes.output(room.id, command.call_id, limit_bytes=CONTENT_LIMIT_BYTES)
-        return self._ended_by(exit, command, room, await self._stored(redactor.redact(output)), began)
+        output = await processes.output(room.id, process_id, limit_bytes=CONTENT_LIMIT_BYTES)
+        content = await self._stored(redactor.redact(output))
+        return _ended(command, exit, content, room.interrupted.pop(command.call_id, ""))
+
+    async def _start(
+        self, room: Room, command: ExecuteTool, state: Environment, arguments: Shell | Program, process_id: str
+    ) -> None:
+        plumbing = self._plumbing
+        directory = plumbing.workspaces.directory(room.id)
+        extra: dict[str, str] = {}
+        if isinstance(arguments, Shell):
+            argv = ["/bin/bash", "-c", arguments.command]
+            asked_seconds = 0.0 if command.check_stage else arguments.timeout_seconds
+        else:
+            prompt_file = directory / "prompt.txt"
+            prompt_file.write_text(arguments.prompt, encoding="utf-8")
+            extra["CAIRN_PROMPT_FILE"] = str(prompt_file)
+            argv = [arguments.prompt if item == "{prompt}" else item for item in arguments.argv]
+            asked_seconds = 0.0
+        limits = Limits(
+            seconds=min(filter(None, (asked_seconds, command.time_limit_seconds)), default=0.0),
+            idle_seconds=command.idle_limit_seconds,
+            grace_seconds=plumbing.grace_seconds,
+            output_bytes=plumbing.output_limit_bytes,
+        )
+        env = tools.process_environment(directory, self._secrets(state, command), extra)
+        await plumbing.processes.start(room.id, process_id, argv, env=env, limits=limits)
+
+    # ---- secrets and results
+
+    def _secrets(self, state: Environment, command: ExecuteTool) -> dict[str, str]:
+        references = {**(state.prepared.secrets if state.prepared is not None else {}), **command.secrets}
+        return {name: self._plumbing.resolve_secret(reference) for name, reference in references.items()}
+
+    def _redactor(self, room: Room, state: Environment, command: ExecuteTool) -> Redactor:
+        """Made once for each set of secrets of an environment."""
+        secrets = self._secrets(state, command)
+        key = tuple(sorted(secrets.values()))
+        if key not in room.redactors:
+            room.redactors[key] = Redactor(key)
+        return room.redactors[key]
+
+    async def _stored(self, data: bytes) -> Content:
+        return await store_content(self._plumbing.content, data.decode(errors="replace"))
+
+    async def _report_check(self, room: Room, command: ExecuteTool, ended: CallEnd | None, cause: Cause) -> None:
+        """Tell the scheduler what its gate's check came to; again where the call had ended before."""
+        if ended is None:
+            ended = await self._find_end(room, command.call_id)
+        passed, summary = _verdict(ended)
+        detail = "" if isinstance(ended, ToolCallInterrupted) else await self._text(ended.content)
+        await self._plumbing.sender.send(
+            subjects.SCHEDULER,
+            subjects.ANY,
+            "task",
+            command.task_id,
+            RecordCheck(
+                stage=command.check_stage,
+                check_id=command.call_id,
+                passed=passed,
+                summary=summary,
+                detail=detail[-CHECK_DETAIL_CHARACTERS:],
+            ),
+            command_id=f"{command.call_id}-result",
+            cause=cause,
+        )
+
+    async def _find_end(self, room: Room, call_id: str) -> CallEnd:
+        for record in reversed(await self._plumbing.log.load(ENVIRONMENT.name, room.id)):
+            for event in record.envelope.events:
+                if isinstance(event, CallEnd) and event.call_id == call_id:
+                    return event
+        message = f"the end of call {call_id} is not in the log"
+        raise Transient(message)
+
+    async def _text(self, content: Content) -> str:
+        return await read_content(self._plumbing.content, content)
+
+
+class Uncertain(Exception):
+    """A started call whose process is gone without a result."""
+
+
+def _named(cause: Cause, command: ExecuteTool, what: str) -> Cause:
+    return replace(cause, id=f"{command.call_id}-{what}")
+
+
+def _since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)
+
+
+def _failed(command: ExecuteTool, cause: str, detail: str, began: float) -> ToolCallFailed:
+    return ToolCallFailed(
+        call_id=command.call_id,
+        run_id=command.run_id,
+        tool=command.tool,
+        cause=cause,
+        detail=detail,
+        duration_ms=_since(began),
+    )
+
+
+def _ended(command: ExecuteTool, exit: Exit, content: Content, interrupted: str) -> CallEnd:
+    if exit.cause == "interrupted":
+        return ToolCallInterrupted(
+            call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=interrupted or "interrupted"
+        )
+    truncated = exit.output_bytes > CONTENT_LIMIT_BYTES
+    if exit.cause in ("exited", "signalled"):
+        return ToolCallCompleted(
+            call_id=command.call_id,
+            run_id=command.run_id,
+            tool=command.tool,
+            duration_ms=exit.duration_ms,
+            content=content,
+            exit_code=exit.code,
+            output_bytes=exit.output_bytes,
+            truncated=truncated,
+        )
+    return ToolCallFailed(
+        call_id=command.call_id,
+        run_id=command.run_id,
+        tool=command.tool,
+        cause=exit.cause,
+        detail=exit.detail,
+        duration_ms=exit.duration_ms,
+        content=content,
+        exit_code=exit.code,
+        output_bytes=exit.output_bytes,
+        truncated=truncated,
+    )
+
+
+def _verdict(ended: CallEnd) -> tuple[bool | None, str]:
+    """Whether a check passed, None where it could not be evaluated, and that in a sentence."""
+    if isinstance(ended, ToolCallInterrupted):
+        return None, f"The check was interrupted: {ended.reason}."
+    if isinstance(ended, ToolCallCompleted):
+        if ended.exit_code == 0:
+            return True, "The tests pass."
+        # 126 and 127 are the shell's: the command cannot be executed, or is not found (POSIX, 2.8.2).
+        if ended.exit_code in (126, 127):
+            return None, f"The test command could not be run (exit code {ended.exit_code})."
+        return False, f"The tests fail (exit code {ended.exit_code})."
+    if ended.cause in ("timed-out", "idle", "output-limit"):
+        return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
+    return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from events import names, subjects
+from events.envelope import CommandEnvelope, Outcome
 from events.environment import (
     BranchPushed,
     BranchRefused,
@@ -18,7 +19,6 @@ from events.environment import (
     PrepareEnvironment,
     PublishBranch,
 )
-from events.envelope import CommandEnvelope, Outcome
 from events.errors import CommandRejected, Permanent
 from events.kernel import replace
 from events.task import RecordCheck
@@ -43,7 +43,12 @@ class Handlers:
         cause = Cause.of(envelope)
         match envelope.command:
             case PrepareEnvironment() as command:
-                await self.prepare(envelope.entity_id, command, cause)
+                room = self._executor.room(envelope.entity_id)
+                room.preparing += 1
+                try:
+                    await self._prepare(envelope.entity_id, command, cause)
+                finally:
+                    room.preparing -= 1
             case PublishBranch() as command:
                 await self._publish(envelope.entity_id, command, cause)
             case ExecuteTool() as command:
@@ -55,7 +60,7 @@ class Handlers:
                 raise CommandRejected(message, slug="unknown-command", status=400)
         return None
 
-    async def prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
+    async def _prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
         """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it."""
         plumbing = self._plumbing
         state, _ = await plumbing.environments.load(id)

@@ -10,8 +10,9 @@ import asyncio
 import structlog
 
 from events.envelope import Recorded
-from events.environment import ENVIRONMENT
+from events.environment import ExecuteTool
 from events.errors import CairnError, Transient
+from events.kernel import Event
 from events.run import RUN, Run
 from events.task import TASK, CheckRequested, RunRequested, Task, TaskCancelled, TaskCompleted
 from infra.entities import Cause
@@ -49,8 +50,8 @@ class Keeper:
                     logger.warning("not reconciled", environment=id, error=str(error))
 
     async def _keep(self, id: str) -> None:
-        environment, revision = await self._plumbing.environments.load(id)
-        if revision == 0 and self._executor.busy(id):
+        environment, _ = await self._plumbing.environments.load(id)
+        if not decider.stands(environment) and self._executor.busy(id):
             return  # It is being prepared at this moment.
         task_id = environment.prepared.task_id if environment.prepared is not None else ""
         task = TASK.fold(task_id, await self._events("task", task_id)) if task_id else TASK.initial("")
@@ -73,7 +74,7 @@ class Keeper:
         if decider.stands(environment):
             await self._plumbing.processes.ready(id)
 
-    async def _wanted(self, id: str, task: Task) -> dict[str, object]:
+    async def _wanted(self, id: str, task: Task) -> dict[str, ExecuteTool]:
         requests = [request for request in task.requests.values() if request.environment_id == id]
         runs: list[Run] = [
             RUN.fold(request.run_id, await self._events("run", request.run_id))
@@ -81,9 +82,9 @@ class Keeper:
             if isinstance(request, RunRequested)
         ]
         checks = [request for request in requests if isinstance(request, CheckRequested)]
-        return dict(reconcile.requested_calls(runs, checks, task.id))
+        return reconcile.requested_calls(runs, checks, task.id)
 
-    async def _events(self, entity: str, id: str) -> list[object]:
+    async def _events(self, entity: str, id: str) -> list[Event]:
         return [event for record in await self._log.load(entity, id) for event in record.envelope.events]
 
     async def remove(self, id: str, reason: str) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from events.errors import Transient
 from infra.ports import OutputStore
-from infra.redaction import Redactor, RedactedStream
+from infra.redaction import RedactedStream, Redactor
 
 logger = structlog.get_logger()
 

@@ -11,6 +11,7 @@ from events.environment import Environment, ExecuteTool, ToolCallStarted
 from events.run import Run
 from events.task import CheckRequested, Task, TaskCancelled, TaskCompleted
 
+
 class Remove(msgspec.Struct, frozen=True):
     """Nothing needs the environment any more."""
 

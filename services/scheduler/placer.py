@@ -99,7 +99,13 @@ class Placer:
         command = StartStage(
             stage=stage.name, agent_name=placement.agent_name, agent=self._agents.known()[placement.agent_name]
         )
-        text = prompt(task.submitted.specification, stage, state.findings, state.attempt + 1)
+        text = prompt(
+            task.submitted.specification,
+            stage,
+            state.findings,
+            state.attempt + 1,
+            test_command=task.submitted.test_command,
+        )
         cause = Cause(
             id=f"{task.id}-{stage.name}-{state.attempt + 1}-place",
             actor="scheduler",

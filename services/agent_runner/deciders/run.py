@@ -59,7 +59,6 @@ def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str) -
         if run.barren_epochs >= MAX_BARREN_EPOCHS:
             return (RunCrashLooped(epochs=run.epoch),)
         return (RunResumed(epoch=run.epoch + 1, host=run.host, runner=runner, after=run.last),)
-    offered = tuple(tool.name for tool in tools.AGENT_TOOLS) if isinstance(command.agent, ModelAgent) else ()
     return (
         RunStarted(
             task_id=command.task_id,
@@ -70,12 +69,20 @@ def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str) -
             agent=command.agent,
             prompt=command.prompt,
             system=system,
-            tools=offered,
+            tools=_offered(command),
             limits=command.limits,
             host=host,
             runner=runner,
         ),
     )
+
+
+def _offered(command: StartRun) -> tuple[str, ...]:
+    """A transcript may also measure: it has ``noop``."""
+    if not isinstance(command.agent, ModelAgent):
+        return ()
+    measuring = ("noop",) if command.agent.provider == "scripted" else ()
+    return (*(tool.name for tool in tools.AGENT_TOOLS), *measuring)
 
 
 def respond(
@@ -125,8 +132,8 @@ def _refusal(run: Run, asked: CallAsked, seen: set[str]) -> tuple[str, str] | No
         return "unknown-tool", f"there is no tool {asked.tool!r}; there are {', '.join(offered)}."
     if asked.provider_call_id in seen:
         return "repeated-call", f"the call id {asked.provider_call_id!r} stands twice in one answer; it ran once."
-    complaint = tools.complaint(asked.tool, asked.arguments)
-    return ("invalid-arguments", complaint) if complaint else None
+    decoded = tools.decode_arguments(asked.tool, asked.arguments)
+    return ("invalid-arguments", decoded) if isinstance(decoded, str) else None
 
 
 def request_program(run: Run, epoch: int, arguments: Content) -> Events:
