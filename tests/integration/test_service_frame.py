@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.nats_server import NatsServer, free_port
+from tests.service_process import ServiceProcess
 
 PROGRAM = """
 import asyncio, sys
@@ -43,63 +38,9 @@ sys.exit(run("trivial", start))
 """
 
 
-class Process:
-    """A service as a process, with what it says and where it answers."""
-
-    def __init__(self, home: Path, behaviour: str, nats_url: str, **environment: str) -> None:
-        self.home = home
-        home.mkdir(exist_ok=True)
-        self._errors = (home / "stderr").open("w")
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, behaviour],
-            cwd=home,
-            env=os.environ | {"CAIRN_HOME": str(home), "CAIRN_NATS__URL": nats_url} | environment,
-            stderr=self._errors,
-        )
-
-    @property
-    def stderr(self) -> str:
-        return (self.home / "stderr").read_text()
-
-    @property
-    def run_file(self) -> Path:
-        return self.home / "run" / "trivial.json"
-
-    def log_lines(self, event: str) -> list[dict[str, object]]:
-        found = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
-        return [line for line in found if line["event"] == event]
-
-    def get(self, path: str) -> tuple[int, dict[str, object]]:
-        try:
-            url = json.loads(self.run_file.read_text())["health"]
-            with urllib.request.urlopen(url + path, timeout=5) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-        except OSError:
-            return 0, {}
-
-    def wait(self) -> int:
-        return self.popen.wait(20)
-
-    def until_ready(self) -> None:
-        self.until(lambda: self.get("/ready")[0] == 200)
-
-    def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
-        while not holds():
-            assert time.monotonic() < deadline, f"not in time: {self.get('/ready')} {self.stderr}"
-            time.sleep(0.01)
-
-    def close(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-        self._errors.close()
-
-
 @contextmanager
-def service(home: Path, behaviour: str, nats_url: str, **environment: str) -> Iterator[Process]:
-    process = Process(home, behaviour, nats_url, **environment)
+def service(home: Path, behaviour: str, nats_url: str, **environment: str) -> Iterator[ServiceProcess]:
+    process = ServiceProcess("trivial", ["-c", PROGRAM, behaviour], home, nats_url, **environment)
     try:
         yield process
     finally:
