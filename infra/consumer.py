@@ -7,6 +7,7 @@ returns                   outcome to whoever waits, acknowledged
 raises CommandRejected    outcome to whoever waits, else a dead letter; acknowledged
 raises Transient          given back with the delay that it names, as often as it takes
 raises RevisionConflict   given back with a short delay, at most ``max_deliveries`` failures
+raises Fenced             left as it is: it belongs to another process
 raises Permanent          dead letter, terminated
 is cancelled by ``stop``  given back at once
 raises anything else      our bug: logged, given back with a growing delay, at most ``max_deliveries``
@@ -33,7 +34,15 @@ from typing import Any
 
 from events.codec import decode_command
 from events.envelope import CommandEnvelope, Outcome
-from events.errors import CairnError, CommandRejected, Permanent, RevisionConflict, Transient, UndecodableMessage
+from events.errors import (
+    CairnError,
+    CommandRejected,
+    Fenced,
+    Permanent,
+    RevisionConflict,
+    Transient,
+    UndecodableMessage,
+)
 from infra.clock import SystemClock
 from infra.leases import LeaseFiles
 from infra.ports import Clock, CommandBus, CommandHandler, CommandSource, DeadLetters, Delivered, Following
@@ -47,7 +56,7 @@ UNSETTLED_DELAY_SECONDS = 1.0
 COUNTED_FAILURES = 10_000
 
 # Name of the command, seconds, and what came of it: handled, rejected, postponed, conflicted, refused, failed,
-# given-back or undecodable.
+# fenced, given-back or undecodable.
 Handled = Callable[[str, float, str], None]
 
 
@@ -202,6 +211,10 @@ class Consumer:
             return "postponed"
         except RevisionConflict as error:
             return await self._again(delivered, envelope, error, "conflicted", CONFLICT_DELAY_SECONDS)
+        except Fenced as error:
+            # The job is with whoever holds the work now: settling it here would take it from them.
+            self._log(logging.WARNING, "fenced", envelope, error)
+            return "fenced"
         except Permanent as error:
             self._log(logging.WARNING, "refused", envelope, error)
             await self._bury(delivered, error.slug, str(error))

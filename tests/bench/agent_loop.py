@@ -1,0 +1,194 @@
+"""The agent loop: R runs at once, 50 steps each, 1 KiB of arguments and results, a tool that does nothing.
+
+Every step crosses two processes: the runner appends the model's answer with the call, the environment-manager
+executes it and appends the result, the runner reads it. The floor is two awaited publishes of the same size a step,
+by as many tasks as there are runs, in one client. Both are timed from the log: the runs' first to their last event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import nats
+
+from events import subjects
+from events.agents import Limits, ModelAgent
+from events.envelope import Recorded
+from events.environment import EnvironmentPrepared, PrepareEnvironment
+from events.run import ModelResponded, RunStarted, StartRun
+from infra.clock import SystemClock
+from infra.entities import Cause
+from infra.jetstream.connection import JetStream
+from infra.sender import Sender
+from infra.settings import Settings
+from tests.bench import worker
+from tests.bench.table import Row, percentile
+
+STEPS = 50
+PAYLOAD_BYTES = 1024
+RUNS = (1, 16, 64)
+HOST = "bench"
+TARGETS = {1: 0.25, 16: 0.2, 64: 0.2}
+
+
+async def floor(settings: Settings, runs: int) -> float:
+    """Steps a second of raw publishes, two awaited ones a step."""
+    client = await nats.connect(settings.nats.url)
+    jetstream = client.jetstream()
+    payload = b"x" * PAYLOAD_BYTES
+
+    async def steps(number: int) -> None:
+        for _ in range(STEPS):
+            await jetstream.publish(f"evt.default.floor.{number}", payload)
+            await jetstream.publish(f"evt.default.floor.{number}", payload)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(steps(number) for number in range(runs)))
+    seconds = time.perf_counter() - began
+    await client.close()
+    return runs * STEPS / seconds
+
+
+class Measured:
+    """What the log tells of one round of runs."""
+
+    def __init__(self) -> None:
+        self.prepared: set[str] = set()
+        self.answers: dict[str, list[datetime]] = {}
+        self.first: datetime | None = None
+        self.last: datetime | None = None
+        self.ended = 0
+        self.changed = asyncio.Event()
+
+    def deliver(self, record: Recorded) -> None:
+        envelope = record.envelope
+        for event in envelope.events:
+            if isinstance(event, EnvironmentPrepared):
+                self.prepared.add(envelope.entity_id)
+            elif isinstance(event, RunStarted):
+                self.first = self.first or envelope.time
+            elif isinstance(event, ModelResponded):
+                self.answers.setdefault(envelope.entity_id, []).append(envelope.time)
+            elif envelope.entity == "run" and type(event).__name__ in ("RunSucceeded", "RunRefused", "RunOverBudget"):
+                self.last = envelope.time
+                self.ended += 1
+        self.changed.set()
+
+    async def until(self, done: object) -> None:
+        assert callable(done)
+        while not done():
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 60)
+
+
+async def measure(
+    settings: Settings, transcript: Path, repository: Path, runs: int, label: str
+) -> tuple[float, list[float]]:
+    """Steps a second over all runs, and the seconds of every step."""
+    jetstream = await JetStream.connect(settings, "bench")
+    measured = Measured()
+    following = await jetstream.log.follow(
+        measured.deliver, after=await jetstream.log.last_sequence(), entities=("run", "environment")
+    )
+    sender = Sender(jetstream.commands, SystemClock(), tenant=settings.tenant, name="bench")
+    ids = [f"{label}-{number}-development" for number in range(runs)]
+    for id in ids:
+        prepare = PrepareEnvironment(task_id=id, repository_url=str(repository))
+        await sender.send(
+            subjects.ENVIRONMENT_MANAGER,
+            HOST,
+            "environment",
+            id,
+            prepare,
+            command_id=f"{id}-prepare",
+            cause=Cause(id=id),
+        )
+    await measured.until(lambda: len(measured.prepared) == runs)
+    agent = ModelAgent(provider="scripted", transcript=str(transcript))
+    for id in ids:
+        command = StartRun(
+            task_id=id,
+            stage="development",
+            attempt=1,
+            environment_id=id,
+            agent_name="bench",
+            agent=agent,
+            prompt="Go.",
+            limits=Limits(steps=STEPS + 1, seconds=600, idle_seconds=60),
+            repository_url=str(repository),
+        )
+        await sender.send(
+            subjects.AGENT_RUNNER,
+            subjects.ANY,
+            "run",
+            f"{id}-1",
+            command,
+            command_id=f"{id}-start",
+            cause=Cause(id=id),
+        )
+    await measured.until(lambda: measured.ended == runs)
+    await following.close()
+    await jetstream.close()
+    assert measured.first is not None
+    assert measured.last is not None
+    steps = [
+        (after - before).total_seconds()
+        for times in measured.answers.values()
+        for before, after in itertools.pairwise(times)
+    ]
+    assert len(steps) == runs * STEPS, f"{len(steps)} steps were taken, not {runs * STEPS}"
+    return runs * STEPS / (measured.last - measured.first).total_seconds(), steps
+
+
+def write_transcript(path: Path) -> Path:
+    call = {"tool": "noop", "arguments": {"text": "x" * PAYLOAD_BYTES}}
+    turns = [{"repeat": STEPS, "calls": [call]}, {"calls": [{"tool": "submit", "arguments": {"summary": "Done."}}]}]
+    path.write_text(json.dumps({"turns": turns}), encoding="utf-8")
+    return path
+
+
+async def _rounds(settings: Settings, home: Path, sync: str) -> list[Row]:
+    transcript = write_transcript(home / "turns.json")
+    repository = worker.repository(home / "repository")
+    rows = []
+    await measure(settings, transcript, repository, 1, "warm")
+    for runs in RUNS:
+        floors = await floor(settings, runs)
+        rate, steps = await measure(settings, transcript, repository, runs, f"r{runs}")
+        rows.append(
+            Row(
+                what=f"agent loop, {runs} runs, {STEPS} steps each",
+                sync=sync,
+                value=f"{rate:,.0f} steps/s, step p50 {percentile(steps, 0.5) * 1000:.2f} ms, "
+                f"p99 {percentile(steps, 0.99) * 1000:.2f} ms",
+                ratio=f"{rate / floors:.2f}",
+                floor=f"{floors:,.0f} raw steps/s",
+                target=f"≥ {TARGETS[runs]}" if sync == "default" else "",
+            )
+        )
+    return rows
+
+
+def run() -> list[Row]:
+    rows = []
+    for sync_always in (False, True):
+        with worker.directory() as home, worker.nats_server(home, sync_always=sync_always) as settings:
+            names = (subjects.ENVIRONMENT_MANAGER, subjects.AGENT_RUNNER)
+            with worker.services(settings, names):
+                import uvloop
+
+                rows += uvloop.run(_rounds(settings, home, "always" if sync_always else "default"))
+    return rows
+
+
+if __name__ == "__main__":
+    from tests.bench.table import machine, markdown
+
+    print(machine())
+    print(markdown("Agent loop", run()))
+    print(datetime.now(UTC))
