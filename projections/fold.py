@@ -6,14 +6,13 @@ answers with ``Changes``. The rows themselves are frozen values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from events import task
 from events.envelope import Recorded
-from events.task import RunRequested
+from events.task import TASK, RunRequested
 from projections.delivery import DELIVERIES
 from projections.environment import ENVIRONMENTS
 from projections.project import PROJECTS
@@ -21,7 +20,7 @@ from projections.projection import Projection
 from projections.pull_request import PULL_REQUESTS
 from projections.run import RUNS
 from projections.task import TASKS
-from projections.timeline import CALL_STATES, ENTRIES, POSITIONS_OF_A_DECISION, CallState, Entry
+from projections.timeline import CALL_STATES, ENTRIES, POSITIONS_OF_A_DECISION, CallState, Entry, microseconds
 
 Row = Any
 
@@ -48,17 +47,19 @@ class Changes(msgspec.Struct):
     call_states: list[CallState] = []
 
 
-def touched(record: Recorded) -> Iterator[tuple[Projection[Any], str]]:
+def touched(record: Recorded) -> Sequence[tuple[Projection[Any], str]]:
     """The entity rows that a decision may change: its own entity's, and what a run's request announces."""
     envelope = record.envelope
     own = BY_ENTITY.get(envelope.entity)
-    if own is not None:
-        yield own, envelope.entity_id
-    if envelope.entity == task.TASK.name:
-        for event in envelope.events:
-            if isinstance(event, RunRequested):
-                yield RUNS, event.run_id
-                yield ENVIRONMENTS, event.environment_id
+    if own is None:
+        return ()
+    if envelope.entity != TASK.name:
+        return ((own, envelope.entity_id),)
+    rows = [(own, envelope.entity_id)]
+    for event in envelope.events:
+        if isinstance(event, RunRequested):
+            rows += ((RUNS, event.run_id), (ENVIRONMENTS, event.environment_id))
+    return rows
 
 
 def missing(rows: Rows, records: Iterable[Recorded]) -> dict[Projection[Any], set[str]]:
@@ -89,12 +90,13 @@ def fold(rows: Rows, records: Sequence[Recorded]) -> Changes:
 
 def _append(changes: Changes, record: Recorded) -> None:
     envelope, sequence = record.envelope, record.sequence
+    at = microseconds(envelope.time)
     for index, event in enumerate(envelope.events):
         kind = type(event)
         entry_of = ENTRIES.get(kind)
         if entry_of is not None:
             position = sequence * POSITIONS_OF_A_DECISION + index
-            changes.entries.append(entry_of(envelope.entity_id, position, event, envelope.time))
+            changes.entries.append(entry_of(envelope.entity_id, position, event, at))
         state_of = CALL_STATES.get(kind)
         if state_of is not None:
-            changes.call_states.append(state_of(sequence, event, envelope.time))
+            changes.call_states.append(state_of(sequence, event, at))

@@ -6,6 +6,7 @@ use the old tables until the swap. A rebuild that dies leaves tables that the ne
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from infra.postgres import Connection
 
 # Decisions in one transaction: enough that the transaction's own cost vanishes, few enough to stay small in memory.
-BATCH = 10_000
+BATCH = 4_000
 
 log = structlog.get_logger()
 
@@ -33,25 +34,36 @@ async def rebuild(connection: Connection, event_log: EventLog, reason: str) -> i
     began = time.monotonic()
     current, building = schema.schema_name(event_log.tenant), schema.building_name(event_log.tenant)
     log.info("rebuilding the read models", reason=reason, schema=current)
-    await schema.create(connection, building, await event_log.created_at())
-    store = Store(connection, building, 0)
-    decisions = await catch_up(store, event_log, BATCH)
-    await schema.complete(connection, building)
-    await schema.swap(connection, building, current)
+    async with connection.transaction():
+        await schema.create(connection, building, await event_log.created_at())
+        store = Store(connection, building, 0)
+        decisions = await catch_up(store, event_log, BATCH)
+        await schema.complete(connection, building)
+        await schema.swap(connection, building, current)
     seconds = time.monotonic() - began
     log.info("rebuilt the read models", decisions=decisions, sequence=store.sequence, seconds=round(seconds, 3))
     return store.sequence
 
 
 async def catch_up(store: Store, event_log: EventLog, batch: int) -> int:
-    """Write what the log holds above ``store.sequence`` now, ``batch`` decisions a transaction; answers how many."""
+    """Write what the log holds above ``store.sequence`` now, ``batch`` decisions a transaction; answers how many.
+
+    While PostgreSQL takes one batch the next one is read.
+    """
     count = 0
     gathered: list[Recorded] = []
-    async for records in event_log.replay(after=store.sequence):
-        gathered += records
-        if len(gathered) >= batch:
-            await store.write(gathered)
-            count += len(gathered)
-            gathered = []
-    await store.write(gathered)
+    writing = asyncio.create_task(store.write([]))
+    try:
+        async for records in event_log.replay(after=store.sequence):
+            gathered += records
+            if len(gathered) >= batch:
+                await writing
+                writing = asyncio.create_task(store.write(gathered))
+                count += len(gathered)
+                gathered = []
+        await writing
+        await store.write(gathered)
+    finally:
+        writing.cancel()
+        await asyncio.wait({writing})
     return count + len(gathered)

@@ -95,6 +95,8 @@ async def complete(connection: Connection, schema: str) -> None:
     async with connection.transaction():
         await connection.execute(f"SET LOCAL search_path TO {quoted(schema)}")
         await connection.execute(statements.text("indexes.sql"), timeout=INDEX_SECONDS)
+        # A small sample will do until autovacuum takes a larger one.
+        await connection.execute("SET LOCAL default_statistics_target TO 10")
         await connection.execute(f"ANALYZE {', '.join(TABLES)}", timeout=INDEX_SECONDS)
 
 

@@ -8,7 +8,7 @@ many events of a run cost the least that they can.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -40,15 +40,18 @@ from projections.run import detail_of
 # A decision holds fewer events than this: 65,536 of them would not fit into one message.
 POSITIONS_OF_A_DECISION = 1 << 16
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
 
 class Entry(msgspec.Struct, frozen=True):
-    """A row of ``entries``. ``at`` is the time of the decision."""
+    """A row of ``entries``. ``at`` is the time of the decision, in microseconds since 1970."""
 
     run_id: str
     position: int
     kind: str
     name: str
-    at: datetime
+    at: int
     step: int | None = None
     call_id: str | None = None
     effects: str | None = None
@@ -69,7 +72,7 @@ class CallState(msgspec.Struct, frozen=True):
     call_id: str
     sequence: int
     state: str
-    at: datetime
+    at: int
     detail: str = ""
     duration_ms: int | None = None
     exit_code: int | None = None
@@ -81,10 +84,15 @@ class CallState(msgspec.Struct, frozen=True):
     truncated: bool = False
 
 
-# (the run's id, or the environment's; position; event; time) -> row
-EntryOf = Callable[[str, int, Any, datetime], Entry]
-# (sequence, event, time) -> row
-CallStateOf = Callable[[int, Any, datetime], CallState]
+# (the run's id, or the environment's; position, event, microseconds since 1970) -> row
+EntryOf = Callable[[str, int, Any, int], Entry]
+# (sequence, event, microseconds since 1970) -> row
+CallStateOf = Callable[[int, Any, int], CallState]
+
+
+def microseconds(time: datetime) -> int:
+    """``time`` as microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
 
 
 def _parts(content: Content) -> tuple[str | None, str | None, int | None]:
@@ -94,13 +102,13 @@ def _parts(content: Content) -> tuple[str | None, str | None, int | None]:
     return None, content.digest, content.size_bytes
 
 
-def _answer(id: str, position: int, event: ModelResponded, time: datetime) -> Entry:
+def _answer(id: str, position: int, event: ModelResponded, at: int) -> Entry:
     return Entry(
         id,
         position,
         "model",
         event.model,
-        time,
+        at,
         event.step,
         text=event.text,
         stop_reason=event.stop_reason,
@@ -111,24 +119,24 @@ def _answer(id: str, position: int, event: ModelResponded, time: datetime) -> En
     )
 
 
-def _call(id: str, position: int, event: ToolCallRequested, time: datetime) -> Entry:
+def _call(id: str, position: int, event: ToolCallRequested, at: int) -> Entry:
     return Entry(
-        id, position, "tool", event.tool, time, event.step, event.call_id, event.effects, *_parts(event.arguments)
+        id, position, "tool", event.tool, at, event.step, event.call_id, event.effects, *_parts(event.arguments)
     )
 
 
-def _uncertain_note(id: str, position: int, event: ToolCallUncertain, time: datetime) -> Entry:
+def _uncertain_note(id: str, position: int, event: ToolCallUncertain, at: int) -> Entry:
     text = f"{event.resolution}: {event.detail}"
-    return Entry(event.run_id, position, "note", "uncertain", time, call_id=event.call_id, text=text)
+    return Entry(event.run_id, position, "note", "uncertain", at, call_id=event.call_id, text=text)
 
 
-def _end(id: str, position: int, event: RunEnd, time: datetime) -> Entry:
+def _end(id: str, position: int, event: RunEnd, at: int) -> Entry:
     text = event.summary if isinstance(event, RunSucceeded) else detail_of(event)
-    return Entry(id, position, "note", RUN_ENDS[type(event)], time, text=text)
+    return Entry(id, position, "note", RUN_ENDS[type(event)], at, text=text)
 
 
 def _note(name: str, text: Callable[[Any], str]) -> EntryOf:
-    return lambda id, position, event, time: Entry(id, position, "note", name, time, text=text(event))
+    return lambda id, position, event, at: Entry(id, position, "note", name, at, text=text(event))
 
 
 ENTRIES: dict[type[Event], EntryOf] = {
@@ -145,16 +153,16 @@ ENTRIES: dict[type[Event], EntryOf] = {
 }
 
 
-def _started(sequence: int, event: ToolCallStarted, time: datetime) -> CallState:
-    return CallState(event.call_id, sequence, "running", time)
+def _started(sequence: int, event: ToolCallStarted, at: int) -> CallState:
+    return CallState(event.call_id, sequence, "running", at)
 
 
-def _completed(sequence: int, event: ToolCallCompleted, time: datetime) -> CallState:
+def _completed(sequence: int, event: ToolCallCompleted, at: int) -> CallState:
     return CallState(
         event.call_id,
         sequence,
         "completed",
-        time,
+        at,
         "",
         event.duration_ms,
         event.exit_code,
@@ -165,12 +173,12 @@ def _completed(sequence: int, event: ToolCallCompleted, time: datetime) -> CallS
     )
 
 
-def _failed(sequence: int, event: ToolCallFailed, time: datetime) -> CallState:
+def _failed(sequence: int, event: ToolCallFailed, at: int) -> CallState:
     return CallState(
         event.call_id,
         sequence,
         "failed",
-        time,
+        at,
         f"{event.cause}: {event.detail}",
         event.duration_ms,
         event.exit_code,
@@ -181,20 +189,20 @@ def _failed(sequence: int, event: ToolCallFailed, time: datetime) -> CallState:
     )
 
 
-def _interrupted(sequence: int, event: ToolCallInterrupted, time: datetime) -> CallState:
-    return CallState(event.call_id, sequence, "interrupted", time, event.reason, checkpoint=event.checkpoint)
+def _interrupted(sequence: int, event: ToolCallInterrupted, at: int) -> CallState:
+    return CallState(event.call_id, sequence, "interrupted", at, event.reason, checkpoint=event.checkpoint)
 
 
-def _uncertain(sequence: int, event: ToolCallUncertain, time: datetime) -> CallState:
-    return CallState(event.call_id, sequence, "uncertain", time, f"{event.resolution}: {event.detail}")
+def _uncertain(sequence: int, event: ToolCallUncertain, at: int) -> CallState:
+    return CallState(event.call_id, sequence, "uncertain", at, f"{event.resolution}: {event.detail}")
 
 
-def _refused(sequence: int, event: ToolCallRefused, time: datetime) -> CallState:
-    return CallState(event.call_id, sequence, "refused", time, f"{event.cause}: {event.detail}")
+def _refused(sequence: int, event: ToolCallRefused, at: int) -> CallState:
+    return CallState(event.call_id, sequence, "refused", at, f"{event.cause}: {event.detail}")
 
 
-def _answered(sequence: int, event: AnswerReceived, time: datetime) -> CallState:
-    return CallState(event.call_id, sequence, "completed", time, result=event.answer)
+def _answered(sequence: int, event: AnswerReceived, at: int) -> CallState:
+    return CallState(event.call_id, sequence, "completed", at, result=event.answer)
 
 
 CALL_STATES: dict[type[Event], CallStateOf] = {

@@ -52,7 +52,7 @@ SELECT * FROM timeline WHERE run_id = $1 AND changed > $2 ORDER BY position
 
 -- name: call
 SELECT
-    call_id, sequence, state, at, detail, duration_ms, exit_code, checkpoint,
+    call_id, sequence, state, moment(at) AS at, detail, duration_ms, exit_code, checkpoint,
     content(result, result_digest, result_bytes) AS result, output_bytes, truncated
 FROM call_states WHERE call_id = $1 ORDER BY sequence DESC LIMIT 1
 

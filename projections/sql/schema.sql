@@ -155,7 +155,7 @@ CREATE TABLE entries (
     -- of a model answer: the model; of a tool call: the tool; of a note: started, resumed, postponed, reminded,
     -- uncertain, succeeded, or how else it ended (a value of events.run.RUN_ENDS)
     name             text        NOT NULL,
-    at               timestamptz NOT NULL,
+    at               bigint      NOT NULL, -- microseconds since 1970: a third of the cost of copying in a timestamptz
     step             integer,
     call_id          text COLLATE "C",
     effects          text,
@@ -176,7 +176,7 @@ CREATE TABLE call_states (
     call_id       text COLLATE "C" NOT NULL,
     sequence      bigint      NOT NULL,
     state         text COLLATE "C" NOT NULL, -- running, completed, failed, interrupted, uncertain, refused
-    at            timestamptz NOT NULL,
+    at            bigint      NOT NULL, -- microseconds since 1970
     detail        text        NOT NULL, -- of a failure, an interruption, an uncertainty or a refusal
     duration_ms   bigint,
     exit_code     bigint,
@@ -226,6 +226,10 @@ CREATE FUNCTION content(inline text, digest text, size_bytes bigint) RETURNS jso
     END
 $$;
 
+CREATE FUNCTION moment(microseconds bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT timestamptz '1970-01-01 00:00:00+00' + microseconds * interval '1 microsecond'
+$$;
+
 -- A run's entries with where each call stands. state, tool, arguments, result … are NULL where they do not apply.
 CREATE VIEW timeline AS
 SELECT
@@ -242,9 +246,9 @@ SELECT
     coalesce(latest.truncated, false) AS truncated,
     entry.text, entry.stop_reason, entry.input_tokens, entry.output_tokens, entry.cost_usd,
     coalesce(entry.duration_ms, latest.duration_ms) AS duration_ms,
-    entry.at AS requested_at,
-    begun.at AS started_at,
-    CASE WHEN latest.state IN ('completed', 'failed', 'interrupted', 'refused') THEN latest.at END AS ended_at,
+    moment(entry.at) AS requested_at,
+    moment(begun.at) AS started_at,
+    CASE WHEN latest.state IN ('completed', 'failed', 'interrupted', 'refused') THEN moment(latest.at) END AS ended_at,
     greatest(entry.position >> 16, latest.sequence) AS changed -- the sequence of the last decision that shows here
 FROM entries AS entry
 LEFT JOIN LATERAL (
