@@ -1,0 +1,37 @@
+"""Runs every measurement and writes the table: ``python -m tests.bench [NAME …] [--output FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from tests.bench.table import machine, markdown
+
+MEASUREMENTS = {
+    "append": "Appending to the log",
+    "agent_loop": "Agent loop",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(MEASUREMENTS)}; all by default")
+    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - MEASUREMENTS.keys()
+    if unknown:
+        parser.error(f"there is no measurement {sorted(unknown)[0]!r}")
+    parts = ["# Benchmarks\n", machine()]
+    for name in arguments.names or MEASUREMENTS:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        parts.append(markdown(MEASUREMENTS[name], importlib.import_module(f"tests.bench.{name}").run()))
+        print(parts[-1], flush=True)
+    if arguments.output is not None:
+        arguments.output.write_text("\n".join(parts), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
