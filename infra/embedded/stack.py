@@ -1,7 +1,7 @@
 """The whole of Cairn on one host: both servers and all services, kept alive until they are stopped.
 
-Services come up beside the servers and wait for them; those that want PostgreSQL start when it is ready. On the way
-down the services go first, since they still write. Processes that a killed stack left running are ended before a new
+Everything comes up at the same time: services wait for the servers by themselves. On the way down the services go
+first, since they still write. Processes that a killed stack left running are ended before a new
 one starts; the shims of environments are none of them and go on.
 """
 
@@ -45,7 +45,6 @@ SERVICES = {
     subjects.PROJECTOR: "projections",
     subjects.GATEWAY: "services.gateway",
 }
-NEED_POSTGRES = (subjects.PROJECTOR, subjects.GATEWAY)
 
 
 class CannotStart(CairnError):
@@ -152,7 +151,7 @@ class Stack:
                 environment=self._environment(nats.url, postgres.url),
                 stop_seconds=self._settings.worker.grace_seconds + STOP_MARGIN_SECONDS,
             )
-            self.supervisor.add(program, needs=["postgres"] if name in NEED_POSTGRES else [])
+            self.supervisor.add(program)
 
     def _environment(self, nats_url: str, postgres_url: str) -> dict[str, str]:
         environment = {

@@ -19,6 +19,9 @@ from services.command_line.failures import Failure
 if TYPE_CHECKING:
     from rich.console import Console
 
+# A table in a pipe has room for its columns; on a terminal it fits the window.
+PIPE_COLUMNS = 240
+
 STYLES = {
     "running": "cyan",
     "completed": "green",
@@ -45,7 +48,8 @@ STYLES = {
 def out() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    return Console(highlight=False, emoji=False, markup=False, soft_wrap=True, width=width)
 
 
 @cache
@@ -85,7 +89,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) 
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*columns, box=SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    shown = Table(*columns, box=SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
     for row in rows:
         cells = [safe(cell(value)).replace("\n", " ") for value in row]
         shown.add_row(*(Text(text, style=STYLES.get(text, "")) for text in cells))
