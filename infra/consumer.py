@@ -45,6 +45,7 @@ from events.errors import (
 )
 from infra.clock import SystemClock
 from infra.leases import LeaseFiles
+from infra.metrics import count_dead_letter, watch_in_flight
 from infra.ports import Clock, CommandBus, CommandHandler, CommandSource, DeadLetters, Delivered, Following
 
 logger = logging.getLogger("cairn.consumer")
@@ -124,6 +125,7 @@ class Consumer:
             capacity=lambda: self._concurrency - len(self._held),
         )
         self._extending = asyncio.create_task(self._extend())
+        watch_in_flight(self._service, self._durable, lambda: self.in_flight)
 
     async def stop(self, grace_seconds: float) -> None:
         """Take nothing more, give back what waits, let what runs end within the grace, then give it back too."""
@@ -288,6 +290,7 @@ class Consumer:
             detail=detail,
             deliveries=delivered.deliveries,
         )
+        count_dead_letter(self._service, reason)
 
     async def _give_back(self, delivered: Delivered) -> None:
         await delivered.nak()

@@ -37,7 +37,7 @@ COMMAND_SECONDS = Histogram(
     registry=REGISTRY,
 )
 COMMANDS_IN_FLIGHT = Gauge(
-    "cairn_commands_in_flight", "Commands that are being handled now.", ("service",), registry=REGISTRY
+    "cairn_commands_in_flight", "Commands in hand now, by durable queue.", ("service", "queue"), registry=REGISTRY
 )
 EVENTS_APPENDED = Counter(
     "cairn_events_appended", "Events that this process appended to the log.", ("entity", "event"), registry=REGISTRY
@@ -57,9 +57,9 @@ def observe_command(service: str) -> Callable[[str, float, str], None]:
     return observe
 
 
-def watch_in_flight(service: str, count: Callable[[], int]) -> None:
-    """Tell ``count()`` as the commands that are being handled now; it is asked when somebody looks."""
-    COMMANDS_IN_FLIGHT.labels(service).set_function(count)
+def watch_in_flight(service: str, queue: str, count: Callable[[], int]) -> None:
+    """Tell ``count()`` as the commands of ``queue`` that are in hand; it is asked when somebody looks."""
+    COMMANDS_IN_FLIGHT.labels(service, queue).set_function(count)
 
 
 def count_events(entity: str, events: Iterable[Event]) -> None:

@@ -13,10 +13,10 @@ from datetime import datetime
 
 import structlog
 
-from events.delivery import Delivery
+from events.delivery import DELIVERY, Delivery
 from events.envelope import Envelope, Recorded
 from infra import semantics, telemetry
-from infra.entities import Cause, EntityStore
+from infra.entities import Cause, Decision, EntityStore
 from infra.ports import Clock, EventLog, Following
 from infra.settings import Webhook
 from services.notifier import policy
@@ -99,13 +99,15 @@ class Planner:
             trace=envelope.trace,
         )
         command = decider.PlanDelivery(planned=planned.event)
-        with telemetry.span("plan delivery", trace=envelope.trace) as span:
-            span.set(semantics.ENTITY_ID, planned.id)
-            # A delivery is new as a rule, and one that is not is found out by the append.
-            self._store.apply(planned.id, ())
-            decision = await until_recorded(
-                lambda: self._store.decide(planned.id, cause, lambda state: decider.decide(state, command)), self._clock
-            )
+
+        async def record() -> Decision[Delivery]:
+            if await self._events.last(DELIVERY.name, planned.id) is None:
+                self._store.apply(planned.id, ())  # It is new, as a rule: there is nothing to be loaded.
+            return await self._store.decide(planned.id, cause, lambda state: decider.decide(state, command))
+
+        attributes = {semantics.ENTITY_ID: planned.id}
+        with telemetry.span("plan delivery", trace=envelope.trace, attributes=attributes):
+            decision = await until_recorded(record, self._clock)
         if decision.events:
             log.info("delivery planned", delivery=planned.id, rule=planned.event.rule, about=planned.event.subject_id)
         # Without events too: the append may have been made by a try whose answer was lost.

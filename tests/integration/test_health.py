@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from events.errors import Permanent
+from events.task import TaskCompleted
 from infra import metrics
 from infra.health import PORT_OFF, Health
 from infra.settings import Telemetry
@@ -67,10 +68,16 @@ async def test_ready_lists_what_is_missing() -> None:
 async def test_metrics_are_prometheus_text() -> None:
     """What was counted is told with its labels."""
     metrics.observe_command("scheduler")("SubmitTask", 0.002, "handled")
+    metrics.watch_in_flight("scheduler", "queue-1", lambda: 3)
+    metrics.count_dead_letter("scheduler", "undecodable")
+    metrics.count_events("task", [TaskCompleted()])
     async with serving() as health:
         status, body = await get(health, "/metrics")
     assert status == 200
     assert 'cairn_commands_handled_total{command="SubmitTask",result="handled",service="scheduler"} 1.0' in body
+    assert 'cairn_commands_in_flight{queue="queue-1",service="scheduler"} 3.0' in body
+    assert 'cairn_dead_letters_total{reason="undecodable",service="scheduler"} 1.0' in body
+    assert 'cairn_events_appended_total{entity="task",event="TaskCompleted"} 1.0' in body
     assert "process_resident_memory_bytes" in body
 
 

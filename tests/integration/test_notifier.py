@@ -239,7 +239,8 @@ async def test_a_webhook_that_was_removed_is_abandoned(world: World) -> None:
     assert "no webhook ci any more" in delivery.ended.detail
 
 
-async def test_a_restart_in_the_middle_delivers_once(world: World) -> None:
+@pytest.mark.parametrize("position", ["kept", "lost"])
+async def test_a_restart_in_the_middle_delivers_once(world: World, position: str) -> None:
     """Between two attempts the notifier is replaced: the same id, due at the same time, one success."""
     with webhook_receiver(Answer(500)) as receiver:
         hooks = {"ci": hook(receiver.url)}
@@ -247,11 +248,14 @@ async def test_a_restart_in_the_middle_delivers_once(world: World) -> None:
             await world.happen(TaskCompleted())
             await world.until(attempted(1))
         world.clock.advance(4)
+        if position == "lost":
+            world.position.unlink()
         async with world.notifier(hooks):
             await asyncio.sleep(0.1)
             assert len(receiver.received) == 1, "not yet due"
             world.clock.advance(2)
             await world.until(ended())
+    assert len(receiver.ids) == 2
     assert len(set(receiver.ids)) == 1
     events = [event for record in await world.records() for event in record.envelope.events]
     webhook_successes = [event for event in events if event == DeliverySucceeded(attempt=2)]
