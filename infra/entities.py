@@ -17,6 +17,7 @@ from events.errors import RevisionConflict
 from events.kernel import Entity, Event
 from infra.metrics import count_events
 from infra.ports import Clock, EventLog
+from infra.telemetry import current_trace
 
 ATTEMPTS = 5
 KEPT_STATES = 10_000
@@ -40,7 +41,7 @@ class Cause(msgspec.Struct, frozen=True):
             actor=envelope.actor,
             correlation=envelope.correlation or envelope.id,
             causation=envelope.id,
-            trace=envelope.trace,
+            trace=current_trace() or envelope.trace,
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import uuid
 
 from events import subjects, tools
 from events.agents import Agent, ModelAgent
@@ -42,7 +42,7 @@ class AgentRunner:
             open_model=lambda agent: open_model(agent, resolve, self._http),
             system_prompt=_system,
             host=settings.host,
-            runner=f"{settings.host}-{os.getpid()}",
+            runner=f"{settings.host}-{uuid.uuid4().hex[:12]}",
             backoff_seconds=settings.worker.model_backoff_seconds,
         )
         self._consumer = consumer(

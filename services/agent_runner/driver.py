@@ -153,7 +153,8 @@ class Driver:
     async def decide(self, decide: Callable[[Run], Sequence[Event]]) -> tuple[Event, ...]:
         self._decisions += 1
         cause = Cause(
-            id=f"{self.id}-{self.epoch}-{self._decisions}",
+            # Two processes that take the run at once must not take each other's decisions for their own.
+            id=f"{self.id}-{self.plumbing.runner}-{self.epoch}-{self._decisions}",
             actor=self.plumbing.runner,
             correlation=self._envelope.correlation or self._envelope.id,
             causation=self._envelope.id,
