@@ -40,6 +40,8 @@ _AWAY = (
     TimeoutError,
     # What asyncpg says of a connection that is closed. Errors in values are DataError, which is a subclass too.
     asyncpg.InterfaceError,
+    # What it says of a connection that the server ended while it was idle, when it is used next.
+    asyncpg.InternalClientError,
 )
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
