@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
+from prometheus_client import Gauge
+
 from events.envelope import Recorded
+from infra.metrics import REGISTRY
 from infra.ports import EventLog, Following
 from services.gateway.answers import encode, unavailable
 from services.gateway.views import view
@@ -21,6 +24,8 @@ from services.gateway.views import view
 KEPT_DECISIONS = 10_000
 LONGEST_QUEUE = 10_000
 MOST_STREAMS = 1_000
+
+STREAMS = Gauge("cairn_gateway_streams", "Live streams that are open.", registry=REGISTRY)
 
 T = TypeVar("T")
 
@@ -92,10 +97,12 @@ class Feeds:
         self.check()
         feed: Feed[Any] = Feed(limit, weight)
         self._open.add(feed)
+        STREAMS.inc()
         try:
             yield feed
         finally:
             self._open.discard(feed)
+            STREAMS.dec()
 
     def check(self) -> None:
         """Raises ``Problem`` where no further stream can be opened."""

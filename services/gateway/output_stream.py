@@ -124,7 +124,7 @@ class OutputStreams:
         if task is None:
             raise not_found(id, "run")
         reader = Reader(whole=after == 0)
-        head = RETRY + b"\n"
+        head = RETRY + b"id: %d\n\n" % after if after else RETRY + b"\n"
         if after:
             head += await self._skim(id, reader, after)
         return EventStream(self._frames(id, task.id, reader, head))
