@@ -17,7 +17,8 @@ import re
 from events.errors import Permanent, Transient
 from services.environment_manager.adapters.git import Answer, Git, GitFailed, Place, refusal
 
-ATTEMPTS = 8
+ATTEMPTS = 16
+HONEST_ATTEMPTS = 4
 BUSY_DELAY_SECONDS = 0.2
 
 _EMBEDDED = re.compile(
@@ -25,6 +26,7 @@ _EMBEDDED = re.compile(
     re.MULTILINE,
 )
 _BUSY = re.compile(r"No such file or directory|unable to stat|short read|file changed before|unable to index file")
+_PASSED_OVER = re.compile(r"error: unable to index file ")
 _UNREADABLE = re.compile(
     r"open\(\"(.+?)\"\): Permission denied|could not open directory '(.+?)': Permission denied|"
     r"error: (.+?): can only add regular files"
@@ -39,9 +41,11 @@ async def snapshot(git: Git, place: Place, lock: int) -> str:
     too fast.
     """
     failure: GitFailed | None = None
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
+        # Files that vanish while git looks are passed over only after a few honest attempts.
+        options = ("--ignore-errors",) if attempt >= HONEST_ATTEMPTS else ()
         try:
-            answer = await git.run("add", "--all", place=place, keep_open=(lock,))
+            answer = await git.run("add", "--all", *options, place=place, keep_open=(lock,))
         except GitFailed as error:
             failure, said = error, error.stderr
         else:
@@ -49,12 +53,18 @@ async def snapshot(git: Git, place: Place, lock: int) -> str:
         embedded = [match[1] or match[2] for match in _EMBEDDED.finditer(said)]
         if embedded:
             await _open_up(git, place, lock, embedded)
-        elif failure is None:
+        elif failure is None or (failure.code == 1 and _only_vanished(said)):
             return (await run(git, place, lock, "write-tree")).text
         elif not _removed_lock(failure, place):
             _give_up(failure, place)
     message = f"files in {place.work_tree} changed too often while they were being recorded"
     raise Transient(message, delay_seconds=BUSY_DELAY_SECONDS) from failure
+
+
+def _only_vanished(said: str) -> bool:
+    """Whether all that ``git add --ignore-errors`` passed over were files that are gone."""
+    errors = [line for line in said.splitlines() if line.startswith("error: ") and not _PASSED_OVER.match(line)]
+    return bool(errors) and all(line.endswith(": No such file or directory") for line in errors)
 
 
 def _give_up(failure: GitFailed, place: Place) -> None:

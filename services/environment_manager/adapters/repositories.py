@@ -18,7 +18,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -29,13 +29,20 @@ from events.errors import Permanent
 from services.environment_manager.adapters.git import Answer, Git, GitFailed, Place, refusal
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.adapters.remotes import Offer, Remote, branch_path, fetch, offer
+from services.environment_manager.ports import Checkpoint
 
 EVERY_BRANCH = "+refs/heads/*:refs/remotes/origin/*"
 DIFF_LIMIT_BYTES = 4 * 1024 * 1024
 # A fetch holds the lock of a ref for milliseconds; one older than this was left behind by a killed one.
 STALE_SECONDS = 10.0
+SEEN_COMMITS = 10_000
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+
+
+def checkpoint_ref(environment_id: str) -> str:
+    """The ref of an environment's last checkpoint."""
+    return f"refs/cairn/{environment_id}/head"
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -59,12 +66,14 @@ class Change(msgspec.Struct, frozen=True):
 class Repository:
     """One mirror. Methods raise ``Permanent`` and ``Transient`` as ``Workspaces`` says."""
 
-    def __init__(self, folder: Path, remote: Remote, git: Git, locks: Locks) -> None:
+    def __init__(self, folder: Path, remote: Remote, git: Git, locks: Locks, seen: MutableMapping[str, str]) -> None:
+        """``seen`` keeps the trees of checkpoints by their commits: what an id stands for never changes."""
         self.remote = remote
         self.mirror = folder / f"{hashlib.sha256(remote.url.encode()).hexdigest()[:16]}.git"
         self._git = git
         self._locks = locks
         self._place = Place(git_dir=self.mirror)
+        self._seen = seen
 
     async def run(
         self,
@@ -150,6 +159,24 @@ class Repository:
         id, tree, seconds, message = answer.stdout.decode(errors="replace").split("\n", 3)
         return Commit(id, tree, f"@{seconds} +0000", message)
 
+    async def head(self, environment_id: str) -> Checkpoint | None:
+        """An environment's last checkpoint: without a process where this one has seen it before."""
+        ref = checkpoint_ref(environment_id)
+        try:
+            id = (self.mirror / ref).read_text().strip()
+        except OSError:  # none yet, or somebody packed the refs
+            id = ref
+        if (tree := self._seen.get(id)) is not None:
+            return Checkpoint(id, tree)
+        found = await self.commit(ref)
+        return None if found is None else self._remember(found.id, found.tree)
+
+    def _remember(self, commit: str, tree: str) -> Checkpoint:
+        if len(self._seen) >= SEEN_COMMITS:
+            self._seen.clear()
+        self._seen[commit] = tree
+        return Checkpoint(commit, tree)
+
     async def resolve(self, name: str, offered: Offer) -> str:
         """The commit that a branch of the remote, a branch pushed from here or a commit's id names.
 
@@ -188,6 +215,12 @@ class Repository:
         return merges[-1] if merges else head
 
     # ---- making commits
+
+    async def checkpoint(self, environment_id: str, tree: str, parent: str, message: str) -> Checkpoint:
+        """Record ``tree`` as the environment's next checkpoint."""
+        id = await self.make(tree, (parent,), message)
+        await self.run("update-ref", checkpoint_ref(environment_id), id)
+        return self._remember(id, tree)
 
     async def make(self, tree: str, parents: Sequence[str], message: str, *, date: str = "") -> str:
         """A new commit; with a ``date`` the same arguments make the same commit."""

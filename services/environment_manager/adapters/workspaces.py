@@ -9,8 +9,8 @@
     <home>/environments/<id>.lock              held during everything that reads or writes the workspace
 
 ``refs/cairn/<id>/head`` in the mirror is the last checkpoint, its parents are those before it. Where it goes anywhere
-but forward, what it left gets a ref by its own id: no checkpoint is ever lost. Nothing is kept in memory, so every
-method can be called again after a crash at any point, by another process too.
+but forward, what it left gets a ref by its own id: no checkpoint is ever lost. Nothing that changes is kept in memory,
+so every method can be called again after a crash at any point, by another process too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from services.environment_manager.adapters.checkpoints import run, show, snapsho
 from services.environment_manager.adapters.git import DISK_DELAY_SECONDS, Git, Place
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.adapters.remotes import BranchMoved, Credentials, Offer, offer, push, remote_of
-from services.environment_manager.adapters.repositories import Commit, Repository
+from services.environment_manager.adapters.repositories import Commit, Repository, checkpoint_ref
 from services.environment_manager.adapters.working_trees import (
     Origin,
     Record,
@@ -56,6 +56,7 @@ class GitWorkspaces:
         self._git = git or Git()
         self._credentials = credentials
         self._locks = Locks()
+        self._seen: dict[str, str] = {}
 
     def directory(self, environment_id: str) -> Path:
         if not _ENVIRONMENT_ID.match(environment_id):
@@ -96,16 +97,13 @@ class GitWorkspaces:
     async def checkpoint(self, environment_id: str, message: str) -> Checkpoint:
         async with self._hold(environment_id) as lock:
             record, repository = self._standing(environment_id)
-            head = f"refs/cairn/{environment_id}/head"
-            tree, last = await asyncio.gather(
-                snapshot(self._git, self._place(environment_id, repository), lock), repository.commit(head)
-            )
-            if last is not None and last.tree == tree:
-                return Checkpoint(last.id, tree)
-            parents = (last.id,) if last is not None else (record.origin.start,)
-            commit = await repository.make(tree, parents, record.origin.signed(message, environment_id))
-            await repository.run("update-ref", head, commit)
-            return Checkpoint(commit, tree)
+            tree = await snapshot(self._git, self._place(environment_id, repository), lock)
+            last = await repository.head(environment_id)
+            if last is None or last.tree != tree:
+                parent = last.commit if last is not None else record.origin.start
+                text = record.origin.signed(message, environment_id)
+                last = await repository.checkpoint(environment_id, tree, parent, text)
+            return last
 
     async def tree(self, environment_id: str) -> str:
         async with self._hold(environment_id) as lock:
@@ -213,7 +211,7 @@ class GitWorkspaces:
     # ---- inside
 
     def _repository(self, url: str) -> Repository:
-        return Repository(self._repositories, remote_of(url, self._credentials), self._git, self._locks)
+        return Repository(self._repositories, remote_of(url, self._credentials), self._git, self._locks, self._seen)
 
     def _lock_path(self, environment_id: str) -> Path:
         return self._environments / f"{environment_id}.lock"
@@ -304,11 +302,11 @@ class GitWorkspaces:
 
     async def _move_head(self, repository: Repository, environment_id: str, commit: str) -> None:
         """Make ``commit`` the last checkpoint; the one that was it stays reachable."""
-        folder = f"refs/cairn/{environment_id}"
-        last = await repository.commit(f"{folder}/head")
-        changes = [f"update {folder}/head {commit}"]
-        if last is not None and last.id != commit:
-            changes.append(f"update {folder}/{last.id} {last.id}")
+        head = checkpoint_ref(environment_id)
+        last = await repository.head(environment_id)
+        changes = [f"update {head} {commit}"]
+        if last is not None and last.commit != commit:
+            changes.append(f"update {head.removesuffix('head')}{last.commit} {last.commit}")
         await repository.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in changes).encode())
 
     async def _squashed(self, repository: Repository, checkpoint: Commit, origin: Origin, message: str) -> str:
