@@ -8,6 +8,8 @@ import pytest
 
 from tests.nats_server import NatsServer
 
+pytest_plugins = ["tests.postgres_server"]
+
 
 @pytest.fixture(scope="session")
 def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
