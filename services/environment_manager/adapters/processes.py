@@ -124,7 +124,7 @@ class ShimProcesses:
 
     async def known(self, environment_id: str) -> dict[str, bool]:
         calls = self._directory(environment_id) / shim.CALLS
-        names = sorted(os.listdir(calls)) if calls.is_dir() else []
+        names = sorted(path.name for path in calls.iterdir()) if calls.is_dir() else []
         try:
             running = set((await self._ask(environment_id, {"op": "list"}))["running"])
         except ShimGone:

@@ -1,0 +1,31 @@
+"""What a process of an environment sees of the world through its variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def process_environment(directory: Path, secrets: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """Everything that a process of the environment in ``directory`` is given: of this service's own variables only
+    the search path, no settings, no credentials, no agent's socket. ``secrets`` are values by variable."""
+    home = directory / "home"
+    home.mkdir(mode=0o700, exist_ok=True)
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CEILING_DIRECTORIES": str(directory),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_EDITOR": "true",
+        "GIT_AUTHOR_NAME": "Cairn agent",
+        "GIT_AUTHOR_EMAIL": "agent@cairn.invalid",
+        "GIT_COMMITTER_NAME": "Cairn agent",
+        "GIT_COMMITTER_EMAIL": "agent@cairn.invalid",
+        **extra,
+        **secrets,
+    }
