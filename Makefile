@@ -1,0 +1,62 @@
+# Needs python3.11 (or newer), make and git. Everything else is installed into .venv by `make setup`, which every
+# target runs by itself and which does nothing where nothing changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -p no:cacheprovider
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test integration system check format bench bench-peers constraints clean
+
+help: ## Show what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Install everything into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Cairn needs Python 3.11 or newer; give one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+demo: setup ## The whole of it in a minute: a bug, agents, crashes, a pull request
+	$(BIN)/cairn demo
+
+up: setup ## Start Cairn here (the same as `cairn up`)
+	$(BIN)/cairn up
+
+test: setup ## The quick tests
+	$(PYTEST) -n 2 --dist worksteal -m "not integration and not system" tests
+
+integration: setup ## Tests with real servers and processes
+	$(PYTEST) -n 2 --dist worksteal -m "integration and not system" tests
+
+system: setup ## The whole product from outside
+	$(PYTEST) -m system tests
+
+check: setup ## Style, types, imports, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(PYTEST) tests/test_tidy.py
+	$(BIN)/python -m docs.generate_events --check
+
+format: setup ## Put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Measure, against raw JetStream in the same run
+	$(BIN)/python -m bench
+
+bench-peers: setup ## The same loop in DBOS and LangGraph, beside ours
+	$(BIN)/python -m bench.peers
+
+constraints: setup ## Write the versions that are installed into constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > constraints.txt
+
+clean: ## Remove what was installed and generated (never a .cairn)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
