@@ -6,10 +6,11 @@ again finds the merge that is there. What is merged is the commit that was appro
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 from events.envelope import CommandEnvelope, Outcome
 from events.errors import CommandRejected, Permanent
+from events.kernel import Event
 from events.pull_request import (
     PULL_REQUEST,
     ApprovePullRequest,
@@ -23,8 +24,6 @@ from infra.ports import ContentStore, store_content
 from services.environment_manager.deciders import pull_request as decider
 from services.environment_manager.ports import Published, Workspaces
 
-S = TypeVar("S")
-
 
 class PullRequestHandlers:
     def __init__(self, pull_requests: EntityStore[PullRequest], workspaces: Workspaces, content: ContentStore) -> None:
@@ -35,18 +34,14 @@ class PullRequestHandlers:
     async def handle(self, envelope: CommandEnvelope) -> Outcome:
         """Approve, merge or close. Raises ``CommandRejected`` where that may not be, ``Transient`` where a remote
         cannot be reached; a merge that the remote refuses is an event, and an outcome that is not accepted."""
-        id, cause, by = envelope.entity_id, Cause.of(envelope), envelope.actor
+        by = envelope.actor
         match envelope.command:
-            case ApprovePullRequest() as command:
-                return _accepted(
-                    id, await self._pull_requests.decide(id, cause, lambda state: decider.approve(state, command, by))
-                )
-            case ClosePullRequest() as command:
-                return _accepted(
-                    id, await self._pull_requests.decide(id, cause, lambda state: decider.close(state, command, by))
-                )
+            case ApprovePullRequest() as approval:
+                return await self._decide(envelope, lambda state: decider.approve(state, approval, by))
+            case ClosePullRequest() as closing:
+                return await self._decide(envelope, lambda state: decider.close(state, closing, by))
             case MergePullRequest():
-                return await self._merge(id, envelope)
+                return await self._merge(envelope.entity_id, envelope)
             case command:
                 message = f"{type(command).__name__} is no command for a pull request."
                 raise CommandRejected(message, slug="unknown-command", status=400)
@@ -78,7 +73,14 @@ class PullRequestHandlers:
             lines_added=published.lines_added,
             lines_removed=published.lines_removed,
         )
+        await self._pull_requests.load(id)
         await self._pull_requests.decide(id, cause, lambda state: decider.open_or_revise(state, event))
+
+    async def _decide(self, envelope: CommandEnvelope, decide: Callable[[PullRequest], Sequence[Event]]) -> Outcome:
+        id = envelope.entity_id
+        # Any host may have decided last: what is kept here must not answer "done already" for it.
+        await self._pull_requests.load(id)
+        return _accepted(id, await self._pull_requests.decide(id, Cause.of(envelope), decide))
 
     async def _merge(self, id: str, envelope: CommandEnvelope) -> Outcome:
         state, revision = await self._pull_requests.load(id)
@@ -95,10 +97,7 @@ class PullRequestHandlers:
             )
         except Permanent as error:
             return await self._refused(id, envelope, error)
-        decision = await self._pull_requests.decide(
-            id, Cause.of(envelope), lambda state: decider.merged(state, commit, envelope.actor)
-        )
-        return _accepted(id, decision)
+        return await self._decide(envelope, lambda state: decider.merged(state, commit, envelope.actor))
 
     async def _refused(self, id: str, envelope: CommandEnvelope, error: Permanent) -> Outcome:
         # A decision of its own: where the same command comes again, its merge may succeed.
@@ -117,7 +116,7 @@ class PullRequestHandlers:
         )
 
 
-def _accepted(id: str, decision: Decision[S]) -> Outcome:
+def _accepted(id: str, decision: Decision[PullRequest]) -> Outcome:
     return Outcome(
         accepted=True,
         entity=PULL_REQUEST.name,
