@@ -96,6 +96,7 @@ class Keeper:
     def supervise(self, output: int) -> tuple[str, str]:
         """Wait for the main process, or for a reason to end it: its cause and a detail."""
         size, changed, tick = 0, self.begin, SHORTEST_TICK_SECONDS
+        limit_bytes = self.limits["output_bytes"] or sys.maxsize
         while True:
             heard = self.pause(tick)
             self.reap()
@@ -106,13 +107,13 @@ class Keeper:
             now, before, size = time.monotonic(), size, os.fstat(output).st_size
             if size != before:
                 changed = now
-            if size > self.limits["output_bytes"]:
-                return "output-limit", f"It printed more than {self.limits['output_bytes']:.0f} bytes."
+            if size > limit_bytes:
+                return "output-limit", f"It printed more than {limit_bytes} bytes."
             if now - self.begin >= self.limits["seconds"] > 0:
                 return "timed-out", f"It did not end within {self.limits['seconds']:g} s."
             if now - changed >= self.limits["idle_seconds"] > 0:
                 return "idle", f"It printed nothing for {self.limits['idle_seconds']:g} s."
-            fast = size + 16 * (size - before) > self.limits["output_bytes"]
+            fast = size + 16 * (size - before) > limit_bytes
             tick = SHORTEST_TICK_SECONDS if fast else min(tick * 1.5, LONGEST_TICK_SECONDS)
 
     def end_tree(self, grace_seconds: float) -> None:

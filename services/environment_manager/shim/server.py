@@ -36,6 +36,7 @@ from services.environment_manager.shim.wakeup import Wakeup
 
 # How often the shim looks whether its directory is still there.
 DIRECTORY_CHECK_SECONDS = 5.0
+STRAY_SECONDS = 5.0
 REQUEST_LIMIT_BYTES = 16 * 1024 * 1024
 
 _CALL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\Z")
@@ -202,9 +203,12 @@ class Shim:
 
     def end_strays(self) -> None:
         """End what a keeper left that was killed. Zombies are no matter: ``on_signals`` reaps them."""
+        give_up = time.monotonic() + STRAY_SECONDS
         while strays := descendants({os.getpid()}, without=set(self.keepers)):
             for process in strays:
                 send_signal(process, signal.SIGKILL)
+            if time.monotonic() > give_up:  # One that waits for a disk cannot be killed.
+                return
             time.sleep(0.005)
 
 
