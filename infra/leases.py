@@ -30,10 +30,14 @@ class LeaseFiles:
     def open(self) -> list[str]:
         """Begin to keep leases; answer the tokens that dead predecessors left and whose time is not over."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        left = [token for place in self._directory.iterdir() if place.is_dir() for token in self._take_over(place)]
-        self._own.mkdir()
-        self._lock = os.open(self._own / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        places = [place for place in self._directory.iterdir() if not place.name.startswith(".")]
+        left = [token for place in places for token in self._take_over(place)]
+        # Locked before it has its name: a successor that starts now must not take it for a dead one's.
+        unnamed = self._own.with_name(f".{self._own.name}")
+        unnamed.mkdir()
+        self._lock = os.open(unnamed / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        unnamed.rename(self._own)
         return left
 
     def keep(self, token: str) -> None:

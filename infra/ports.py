@@ -74,7 +74,7 @@ class CommandBus(Protocol):
     async def send(self, service: str, target: str, envelope: CommandEnvelope) -> bool:
         """Durably hand the command over. False where an open job of the same run is there already (RUNS only).
 
-        A repeat with the same envelope id within two minutes is sent once. Raises ``Transient``.
+        A repeat to the same place with the same envelope id within two minutes is sent once. Raises ``Transient``.
         """
 
     def cast(self, service: str, target: str, envelope: CommandEnvelope) -> None:

@@ -7,7 +7,8 @@ header bytes, and a command can be written to the socket at once. Connecting, au
 servers, pings and resubscribing stay nats-py's.
 
 This is the one file that uses private names of nats-py (there are no public ones for it): ``_process_msg``,
-``_attempt_reconnect``, ``_pending``, ``_pending_data_size``, ``_transport``. The version is pinned for that reason.
+``_process_err``, ``_process_op_err``, ``_attempt_reconnect``, ``_pending``, ``_pending_data_size``, ``_flush_queue``,
+``_transport``, ``_io_writer``. The version is pinned for that reason.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.protocol.parser import PERMISSIONS_ERR
 
 logger = logging.getLogger("cairn.jetstream")
 
@@ -83,6 +85,22 @@ class LeanClient(Client):
             receive(subject, reply, headers or b"", data)
         except Exception:  # It would end nats-py's read loop, and with it the connection of everyone here.
             logger.exception("a receiver failed", extra={"subject": subject.decode(errors="replace")})
+
+    async def close(self) -> None:
+        if not self.is_connected:
+            # nats-py would write it to the broken socket and stop closing at the error.
+            self._pending = []
+            self._pending_data_size = 0
+        await super().close()
+
+    async def _process_err(self, err_msg: str) -> None:
+        # nats-py closes for good at any other error, such as expired credentials or a server's limit.
+        if PERMISSIONS_ERR in err_msg:
+            await super()._process_err(err_msg)
+        else:
+            error = nats.errors.Error(f"nats: {err_msg}")
+            await self._error_cb(error)
+            await self._process_op_err(error)
 
     async def _attempt_reconnect(self) -> None:
         # nats-py closes the old socket politely, which on a half-open one waits for minutes for what is unsent.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 
 import msgspec
 
@@ -22,6 +23,8 @@ logger = logging.getLogger("cairn.jetstream")
 # "maximum messages per subject exceeded": the stream RUNS holds an open job of this run.
 STORE_FAILED = 10077
 INBOX = "_INBOX"
+# Casts that wait for a reconnection; the oldest are dropped beyond it.
+HELD_LIMIT = 10_000
 SUBJECT_FULL = "maximum messages per subject"
 
 
@@ -29,10 +32,12 @@ class JetStreamCommandBus:
     def __init__(self, requests: Requests, tenant: str) -> None:
         self._requests = requests
         self._tenant = tenant
+        self._held: deque[tuple[str, bytes, bytes]] | None = None
 
     async def send(self, service: str, target: str, envelope: CommandEnvelope) -> bool:
         subject = self._subject(service, target, envelope)
-        headers = _headers(envelope, ("Nats-Msg-Id", envelope.id))
+        # Tenants share the stream, and one id may stand for commands to several services.
+        headers = _headers(envelope, ("Nats-Msg-Id", f"{subject}:{envelope.id}"))
         try:
             await self._requests.publish(subject, encode(envelope), headers)
         except Refused as error:
@@ -43,9 +48,23 @@ class JetStreamCommandBus:
         return True
 
     def cast(self, service: str, target: str, envelope: CommandEnvelope) -> None:
-        headers = _headers(envelope) if envelope.trace else b""
-        if not self._requests.send(self._subject(service, target, envelope), encode(envelope), headers):
-            logger.warning("the command %s was dropped: the connection to NATS is down", envelope.id)
+        subject = self._subject(service, target, envelope)
+        cast = (subject, encode(envelope), _headers(envelope) if envelope.trace else b"")
+        if self._held is not None:
+            self._held.append(cast)
+        else:
+            self._requests.send(*cast)
+
+    def hold(self) -> None:
+        """Keep what is cast from now on: there is no connection, or the streams may not be there yet."""
+        if self._held is None:
+            self._held = deque(maxlen=HELD_LIMIT)
+
+    def release(self) -> None:
+        """Send what was kept."""
+        held, self._held = self._held, None
+        for cast in held or ():
+            self._requests.send(*cast)
 
     async def ask(
         self, service: str, target: str, envelope: CommandEnvelope, *, timeout_seconds: float

@@ -48,82 +48,113 @@ class JetStream:
         self._settings = settings
         self._client = client
         self._requests = requests
+        self._restored: list[Callable[[], None]] = []
+        self._restoring: asyncio.Task[None] | None = None
+        self._managing = False
+        self._last_error: Exception | None = None
 
     @classmethod
     async def connect(cls, settings: Settings, name: str, *, timeout_seconds: float = CONNECT_SECONDS) -> JetStream:
         """Raises ``Transient`` where the server cannot be reached in time, ``CairnError`` where it turns us away."""
         client = LeanClient()
         requests = Requests(client)
-        seen: list[BaseException] = []
+        stream = cls(settings, client, requests)
+        refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        connecting = asyncio.create_task(stream._open(name, refused))
+        done, _ = await asyncio.wait(
+            (connecting, refused), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if connecting in done and connecting.exception() is None:
+            return stream
+        connecting.cancel()
+        await asyncio.wait([connecting])
+        await stream.close()
+        shown = settings.nats.shown_url
+        if refused.done():
+            message = f"NATS at {shown} turned us away: {refused.result()}. Check nats.url and nats.credentials_file."
+            raise CairnError(message) from refused.result()
+        cause = (connecting.exception() if connecting in done else None) or stream._last_error
+        message = f"NATS at {shown} cannot be reached within {timeout_seconds:g} s: {cause or 'no answer'}."
+        raise Transient(message) from cause
 
+    async def _open(self, name: str, refused: asyncio.Future[Exception]) -> None:
         async def on_error(error: Exception) -> None:
-            seen[:] = [error]
-            requests.deny(str(error))
+            self._last_error = error
+            self._requests.deny(str(error))
             logger.debug("NATS: %s: %s", type(error).__name__, error)
+            if "authorization violation" in str(error).lower() and not refused.done():
+                refused.set_result(error)
 
-        async def on_disconnect() -> None:
-            client.ready.clear()
-            requests.lose("the connection broke")
-            if not client.is_closed:
-                logger.warning("the connection to NATS is lost; trying to come back")
+        await self._client.connect(
+            [part.strip() for part in self._settings.nats.url.split(",")],
+            name=f"cairn {name}",
+            error_cb=on_error,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            closed_cb=self._on_disconnect,
+            user_credentials=self._settings.nats.credentials_file or None,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=PINGS,
+        )
+        self._client.ready.set()
+        await self._requests.start()
 
-        async def on_reconnect() -> None:
-            client.ready.set()
-            logger.warning("the connection to NATS is back")
-            for callback in tuple(requests.reconnected):
-                callback()
+    async def _on_disconnect(self) -> None:
+        self._client.ready.clear()
+        self._requests.lose("the connection broke")
+        self.commands.hold()
+        if not self._client.is_closed:
+            logger.warning("the connection to NATS is lost; trying to come back")
 
-        async def on_close() -> None:
-            client.ready.clear()
+    async def _on_reconnect(self) -> None:
+        self._client.ready.set()
+        logger.warning("the connection to NATS is back")
+        for callback in tuple(self._requests.reconnected):
+            callback()
+        if self._restoring is not None:
+            self._restoring.cancel()
+        self._restoring = asyncio.create_task(self._restore())
 
-        url, shown = settings.nats.url, settings.nats.shown_url
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await client.connect(
-                    [part.strip() for part in url.split(",")],
-                    name=f"cairn {name}",
-                    error_cb=on_error,
-                    disconnected_cb=on_disconnect,
-                    reconnected_cb=on_reconnect,
-                    closed_cb=on_close,
-                    user_credentials=settings.nats.credentials_file or None,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
-                    ping_interval=PING_SECONDS,
-                    max_outstanding_pings=PINGS,
-                )
-                client.ready.set()
-                await requests.start()
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            cause = seen[0] if seen else error
-            await client.close()
-            if "authorization" in str(cause).lower():
-                message = f"NATS at {shown} turned us away: {cause}. Check nats.url and nats.credentials_file."
-                raise CairnError(message) from cause
-            why = cause or type(cause).__name__
-            message = f"NATS at {shown} cannot be reached within {timeout_seconds:g} s: {why}."
-            raise Transient(message) from cause
-        return cls(settings, client, requests)
+    async def _restore(self) -> None:
+        """Make the streams that a restarted server kept in memory only, then let everyone go on."""
+        while self._settings.nats.manage_streams and self._managing:
+            try:
+                await self.ensure_streams()
+                break
+            except CairnError as error:
+                logger.warning("the streams cannot be looked after yet: %s", error)
+                await asyncio.sleep(RECONNECT_SECONDS)
+        self.commands.release()
+        for callback in tuple(self._restored):
+            callback()
 
     @property
     def connected(self) -> bool:
         return self._client.ready.is_set() and self._client.is_connected
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` each time the connection has come back."""
-        self._requests.reconnected.add(callback)
+        """Call ``callback`` each time the connection has come back and the streams are there.
+
+        The stream CALLS is kept in memory: what was in it may be gone, so its commands must be derived again.
+        """
+        self._restored.append(callback)
 
     async def ensure_streams(self) -> None:
         """Make the streams, or verify them where ``nats.manage_streams`` is false. Raises ``StreamUnfit``."""
         ensure = make_streams if self._settings.nats.manage_streams else verify_streams
         await ensure(self._requests, self._settings.tenant, self._settings.nats.replicas)
+        self._managing = True
 
     async def close(self) -> None:
         """Send what is still to be sent, then close."""
+        if self._restoring is not None:
+            self._restoring.cancel()
         try:
             if self.connected:
                 await self._client.flush(FLUSH_SECONDS)
+            self._requests.stop()
+            await self._client.close()
         except (nats.errors.Error, OSError) as error:
-            logger.debug("closing without a flush: %s", error)
-        self._requests.stop()
-        await self._client.close()
+            logger.debug("closing a broken connection: %s", error)

@@ -27,7 +27,7 @@ class JetStreamOutputStore:
     async def write(self, run_id: str, call_id: str, offset: int, data: bytes) -> None:
         headers = header_block(
             # The length belongs to the id: a restarted writer may send a longer piece from the same offset.
-            ("Nats-Msg-Id", f"{call_id}:{offset}:{len(data)}"),
+            ("Nats-Msg-Id", f"{self._tenant}:{call_id}:{offset}:{len(data)}"),
             ("Cairn-Call", call_id),
             ("Cairn-Offset", str(offset)),
         )

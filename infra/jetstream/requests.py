@@ -151,6 +151,9 @@ class Requests:
         if len(data) + len(headers) > self.client.max_payload:
             message = f"{len(data):,} bytes on {subject} are more than the NATS server's max_payload, "
             raise Permanent(message + f"{self.client.max_payload:,}.", slug="too-large")
+        if not self.client.ready.is_set():
+            message = "no connection"
+            raise Lost(message)
         key, future = self.expect(subject, timeout_seconds)
         if not self.send(subject, data, headers, reply=key):
             self._waiting.pop(key, None)

@@ -81,13 +81,13 @@ class MemoryCommandSource:
         stream = next(name for name, patterns in STREAMS.items() if any(matches(item, subject) for item in patterns))
         now = self._clock.now()
         if message_id:
-            seen = self._seen.get((stream, message_id))
+            seen = self._seen.get((subject, message_id))
             if seen is not None and now - seen < DUPLICATE_WINDOW:
                 return True
         if stream == subjects.RUNS and any(item.subject == subject for item in self._commands.values()):
             return False
         if message_id:
-            self._seen[stream, message_id] = now
+            self._seen[subject, message_id] = now
         self._count += 1
         self._commands[self._count] = _Command(self._count, stream, subject, data)
         self.hand_out_soon()
