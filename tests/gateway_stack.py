@@ -174,10 +174,13 @@ async def _append(stack: Stack, entity: str, id: str, event: Event) -> Outcome:
 
 @contextlib.asynccontextmanager
 async def projecting(stack: Stack) -> AsyncIterator[None]:
-    """The real projector at work."""
+    """The real projector at work; the read models are there."""
     projector = Projector(stack.jetstream.log, stack.settings.postgres.url, SystemClock())
     work = asyncio.create_task(projector.run())
     try:
+        async with asyncio.timeout(30):
+            while (await stack.client.get("/api/v1/projects")).status_code != 200:  # noqa: ASYNC110 - from outside
+                await asyncio.sleep(0.05)
         yield
     finally:
         work.cancel()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -169,22 +165,3 @@ async def test_dead_letters_and_content(nats_url: str, tmp_path: Path) -> None:
             digest = await stack.jetstream.content.put(data)
             answer = await stack.client.get(f"{API}/content/{digest}")
             assert (data, kind) == (answer.content, answer.headers["content-type"])
-
-
-def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    """The process ends at once with one line and exit code 2."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        ended = subprocess.run(
-            [sys.executable, "-m", "services.gateway"],
-            env={**os.environ, "CAIRN_HOME": str(tmp_path), "CAIRN_GATEWAY__PORT": str(port)},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
-    assert ended.returncode == 2
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert f"port {port} of 127.0.0.1 is in use" in ended.stderr
