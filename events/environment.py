@@ -192,7 +192,8 @@ _END_NAMES: dict[type[Event], str] = {
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """``prepared`` is None until the workspace stands. ``ended`` maps the id of every call that ended to how it did:
-    ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied). ``uncertain`` counts for each call that was how often."""
+    ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied).
+    ``uncertain`` counts for each call that was so, how often."""
 
     id: str
     prepared: EnvironmentPrepared | None = None

@@ -102,7 +102,7 @@ class Projector:
 
     async def _follow(self, opened: Connection, store: Store) -> None:
         """Write what comes, until it comes faster than it can be written."""
-        inbox = _Inbox()
+        inbox = Inbox()
         following = await self._log.follow(inbox.put, after=store.sequence)
         opened.add_termination_listener(inbox.wake)
         self._report(True, "")
@@ -118,7 +118,7 @@ class Projector:
             await following.close()
 
 
-class _Inbox:
+class Inbox:
     """Decisions that wait for the writer. One that does not fit is dropped, and with it all that come after it."""
 
     def __init__(self) -> None:

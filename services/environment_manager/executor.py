@@ -182,7 +182,7 @@ class Executor:
                 state = await self._started(room, command, cause)
             ended = await self._run(room, command, state, began, begun=begun)
         except tools.ToolRefused as error:
-            ended = _failed(command, error.cause, error.detail, began)
+            ended = _failed(command, error.cause, str(error), began)
         except Permanent as error:
             ended = _failed(command, error.slug, str(error), began)
         if command.effects == "none" or not decider.stands(state):

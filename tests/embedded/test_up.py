@@ -100,7 +100,9 @@ def test_a_whole_life(tmp_path: Path) -> None:
         assert second.returncode == 1
         assert "runs already" in second.stderr
 
-        listed = cairn(tmp_path / "cairn.toml" / "..", "project", "list", "--json")
+        below = tmp_path / "some" / "folder"
+        below.mkdir(parents=True)
+        listed = cairn(below, "project", "list", "--json")
         assert json.loads(listed.stdout) == []
 
         pids = pids_of(tmp_path)

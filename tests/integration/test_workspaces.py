@@ -515,9 +515,11 @@ async def test_leftovers_of_a_killed_mirror(workspaces: GitWorkspaces, source: P
 
 
 async def test_a_lock_left_by_a_killed_checkpoint(workspaces: GitWorkspaces, source: Path) -> None:
-    """Our index's lock file, left behind, is removed; the agent's own is not touched."""
+    """Lock files of our index and our ref, left behind, are removed; the agent's own is not touched."""
     one = await prepared(workspaces, source)
     directory = workspaces.directory("shop-1-development")
+    (mirror,) = directory.parent.with_name("repositories").glob("*.git")
+    (mirror / "refs/cairn/shop-1-development/head.lock").touch()
     (directory / "checkpoint.index.lock").touch()
     (one.workspace / ".git/index.lock").touch()
     write(one.workspace, {"x.txt": "x"})

@@ -216,11 +216,28 @@ class Repository:
 
     # ---- making commits
 
-    async def checkpoint(self, environment_id: str, tree: str, parent: str, message: str) -> Checkpoint:
-        """Record ``tree`` as the environment's next checkpoint."""
+    async def checkpoint(self, environment_id: str, tree: str, parent: str, message: str, lock: int) -> Checkpoint:
+        """Record ``tree`` as the environment's next checkpoint. The caller holds the environment's ``lock``."""
         id = await self.make(tree, (parent,), message)
-        await self.run("update-ref", checkpoint_ref(environment_id), id)
+        await self._set_head(environment_id, [f"update {checkpoint_ref(environment_id)} {id}"], lock)
         return self._remember(id, tree)
+
+    async def move_head(self, environment_id: str, commit: str, lock: int) -> None:
+        """Make any ``commit`` the environment's last checkpoint; the one that was it gets a ref by its own id."""
+        ref = checkpoint_ref(environment_id)
+        last = await self.head(environment_id)
+        changes = [f"update {ref} {commit}"]
+        if last is not None and last.commit != commit:
+            changes.append(f"update {ref.removesuffix('head')}{last.commit} {last.commit}")
+        await self._set_head(environment_id, changes, lock)
+
+    async def _set_head(self, environment_id: str, changes: Sequence[str], lock: int) -> None:
+        lines = "".join(f"{line}\n" for line in changes).encode()
+        await _freed(
+            lambda: self._git.run("update-ref", "--stdin", place=self._place, stdin=lines, keep_open=(lock,)),
+            f"the checkpoint of {environment_id} cannot be recorded",
+            stale_seconds=0.0,  # git inherits the environment's lock: what is there now was left behind
+        )
 
     async def make(self, tree: str, parents: Sequence[str], message: str, *, date: str = "") -> str:
         """A new commit; with a ``date`` the same arguments make the same commit."""
@@ -262,23 +279,23 @@ class Repository:
 T = TypeVar("T")
 
 
-async def _freed(work: Callable[[], Awaitable[T]], failed: str) -> T:
+async def _freed(work: Callable[[], Awaitable[T]], failed: str, *, stale_seconds: float = STALE_SECONDS) -> T:
     """What ``work`` answers; where a lock that a killed git left stood in the way, without it."""
     try:
         try:
             return await work()
         except GitFailed as error:
-            if not _removed_stale(error.lock_file):
+            if not _removed_stale(error.lock_file, stale_seconds):
                 raise
             return await work()
     except GitFailed as error:
         raise refusal(error, failed) from error
 
 
-def _removed_stale(lock_file: Path | None) -> bool:
+def _removed_stale(lock_file: Path | None, stale_seconds: float) -> bool:
     """Remove a lock that a killed git left in a mirror."""
     try:
-        if lock_file is None or time.time() - lock_file.stat().st_mtime < STALE_SECONDS:
+        if lock_file is None or time.time() - lock_file.stat().st_mtime < stale_seconds:
             return False
         lock_file.unlink()
     except FileNotFoundError:

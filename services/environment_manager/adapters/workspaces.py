@@ -30,7 +30,7 @@ from services.environment_manager.adapters.checkpoints import run, show, snapsho
 from services.environment_manager.adapters.git import DISK_DELAY_SECONDS, Git, Place
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.adapters.remotes import BranchMoved, Credentials, Offer, offer, push, remote_of
-from services.environment_manager.adapters.repositories import Commit, Repository, checkpoint_ref
+from services.environment_manager.adapters.repositories import Commit, Repository
 from services.environment_manager.adapters.working_trees import (
     Origin,
     Record,
@@ -102,7 +102,7 @@ class GitWorkspaces:
             if last is None or last.tree != tree:
                 parent = last.commit if last is not None else record.origin.start
                 text = record.origin.signed(message, environment_id)
-                last = await repository.checkpoint(environment_id, tree, parent, text)
+                last = await repository.checkpoint(environment_id, tree, parent, text, lock)
             return last
 
     async def tree(self, environment_id: str) -> str:
@@ -121,7 +121,7 @@ class GitWorkspaces:
                 await asyncio.to_thread(mend, directory, repository.mirror, f"cairn/{environment_id}", record.origin)
                 await snapshot(self._git, place, lock)
                 await show(self._git, place, wanted.tree, lock)
-                await self._move_head(repository, environment_id, wanted.id)
+                await repository.move_head(environment_id, wanted.id, lock)
                 write_record(directory, record)
 
     async def remove(self, environment_id: str) -> None:
@@ -289,7 +289,7 @@ class GitWorkspaces:
         commit = await repository.make(
             first.tree, (first.id,), origin.signed("workspace prepared", environment_id), date=first.date
         )
-        await self._move_head(repository, environment_id, commit)
+        await repository.move_head(environment_id, commit, lock)
         record = Record(
             repository_url=repository.remote.url,
             mirror=repository.mirror.name,
@@ -299,15 +299,6 @@ class GitWorkspaces:
         )
         write_record(directory, record)
         return record
-
-    async def _move_head(self, repository: Repository, environment_id: str, commit: str) -> None:
-        """Make ``commit`` the last checkpoint; the one that was it stays reachable."""
-        head = checkpoint_ref(environment_id)
-        last = await repository.head(environment_id)
-        changes = [f"update {head} {commit}"]
-        if last is not None and last.commit != commit:
-            changes.append(f"update {head.removesuffix('head')}{last.commit} {last.commit}")
-        await repository.run("update-ref", "--stdin", stdin="".join(f"{line}\n" for line in changes).encode())
 
     async def _squashed(self, repository: Repository, checkpoint: Commit, origin: Origin, message: str) -> str:
         """A checkpoint as one commit on what its workspace began with; the same one however often it is made."""
