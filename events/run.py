@@ -298,12 +298,20 @@ RUN: Entity[Run] = Entity(
             RunResumed: _resumed,
             ModelResponded: _responded,
             ModelCallPostponed: lambda run, event: replace(
-                run, model_failures=event.failures, retry_at=event.retry_at, last=f"wait for the model ({event.cause})"
+                run,
+                model_failures=event.failures,
+                retry_at=event.retry_at,
+                barren_epochs=0,
+                last=f"wait for the model ({event.cause})",
             ),
             ToolCallRequested: _requested,
             ToolCallRefused: lambda run, event: replace(run, refused={**run.refused, event.call_id: event}),
-            AnswerReceived: lambda run, event: replace(run, answers={**run.answers, event.call_id: event.answer}),
-            AgentReminded: lambda run, event: replace(run, reminders=run.reminders + 1, last="reminder to submit"),
+            AnswerReceived: lambda run, event: replace(
+                run, answers={**run.answers, event.call_id: event.answer}, barren_epochs=0
+            ),
+            AgentReminded: lambda run, event: replace(
+                run, reminders=run.reminders + 1, barren_epochs=0, last="reminder to submit"
+            ),
             **dict.fromkeys(RUN_ENDS, _ended),
         }
     ),

@@ -23,6 +23,7 @@ from events.calls import call_of_run
 from events.content import Content, Inline
 from events.envelope import CommandEnvelope
 from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
+from events.errors import Transient
 from events.kernel import Event, replace
 from events.run import (
     RUN_ENDS,
@@ -140,6 +141,7 @@ class Driver:
         if self.run.ended is not None:
             return
         try:
+            self.raise_if_stopped()
             await self._prepared()
             await work(self)
         except Ending as ending:
@@ -168,8 +170,11 @@ class Driver:
         plumbing = self.plumbing
         system = plumbing.system_prompt(self.command.agent)
         self.epoch = self.run.epoch + 1
+        waiting = bool(self.open_calls())
         await self.decide(
-            lambda run: decider.begin(run, self.command, host=plumbing.host, runner=plumbing.runner, system=system)
+            lambda run: decider.begin(
+                run, self.command, host=plumbing.host, runner=plumbing.runner, system=system, waiting=waiting
+            )
         )
         self.epoch = self.run.epoch
         logger.info("taken", run=self.id, epoch=self.epoch, after=self.run.last)
@@ -288,7 +293,7 @@ class Driver:
     def changed(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self._scope is not None and self._stopped() is not None:
+        if self._scope is not None and not self._scope.expired() and self._stopped() is not None:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     async def until(self, done: Callable[[], bool]) -> None:
@@ -325,6 +330,8 @@ class Driver:
         if task.ended is not None:
             reason = getattr(task.ended, "reason", "") or f"the task is {task.status}"
             return RunCancelled(reason=reason)
+        if task.submitted is not None and self.id not in task.requests:
+            return RunCancelled(reason="the task does not ask for this run any more")
         if self.command.limits.seconds and self._seconds_left() <= 0:
             return RunTimedOut(limit_seconds=self.command.limits.seconds)
         return None
@@ -338,14 +345,19 @@ class Driver:
         return self.command.limits.seconds - used.total_seconds()
 
     async def _take_answers(self) -> None:
-        for question in self.history.task.questions:
-            if question.run_id == self.id and question.answer is not None and question.call_id not in self.run.answers:
-                call_id, answer = question.call_id, question.answer
-                await self.decide(
-                    lambda run, call_id=call_id, answer=answer: decider.receive_answer(  # type: ignore[misc]
-                        run, self.epoch, call_id, answer
-                    )
+        """Until none is left: another may come in while one is being recorded."""
+        while answered := self._answered_calls():
+            call_id, answer = answered[0]
+            await self.decide(
+                lambda run, call_id=call_id, answer=answer: decider.receive_answer(  # type: ignore[misc]
+                    run, self.epoch, call_id, answer
                 )
+            )
+
+    def _answered_calls(self) -> list[tuple[str, str]]:
+        """The open calls whose question a person has answered."""
+        answers = {item.call_id: item.answer for item in self.history.task.questions if item.answer is not None}
+        return [(call.call_id, answers[call.call_id]) for call in self.open_calls() if call.call_id in answers]
 
     async def _look(self) -> None:
         """Wake what waits, so that limits of time are seen and calls that got lost are sent again."""
@@ -354,11 +366,17 @@ class Driver:
             now = asyncio.get_running_loop().time()
             if self._waiter is not None and now >= self._resend_at:
                 self._resend_at = now + RESEND_SECONDS
-                for call in self.open_calls():
-                    if call.call_id not in self.history.environment.running:
-                        await self._dispatch(call, again=True)
+                await self._send_again()
             if self._stopped() is not None:
                 self.changed()
+
+    async def _send_again(self) -> None:
+        try:
+            for call in self.open_calls():
+                if call.call_id not in self.history.environment.running:
+                    await self._dispatch(call, again=True)
+        except Transient as error:
+            logger.warning("not sent again yet", run=self.id, error=str(error))
 
     # ---- the end
 

@@ -13,7 +13,7 @@ from events.conversation import Conversation
 from events.envelope import Recorded
 from events.environment import ENVIRONMENT, CallEnd, Environment, EnvironmentPreparationFailed
 from events.kernel import Event
-from events.run import AnswerReceived, RunStarted, ToolCallRequested
+from events.run import AnswerReceived, RunStarted, ToolCallRefused, ToolCallRequested
 from events.task import TASK, Task
 from infra.ports import EventLog
 from services.agent_runner.watch import Watch
@@ -70,6 +70,8 @@ class History:
                 self._asked_at[event.call_id] = time
             elif isinstance(event, AnswerReceived) and event.call_id in self._asked_at:
                 self.waited_for_people += time - self._asked_at.pop(event.call_id)
+            elif isinstance(event, ToolCallRefused):
+                self._asked_at.pop(event.call_id, None)  # Nobody was asked.
 
     def receive(self, record: Recorded) -> None:
         if self._early is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 
@@ -37,8 +36,8 @@ async def work(driver: Driver) -> None:
         if spent is not None:
             raise Ending(spent)
         if _stopped_without_a_call(driver):
-            events = await driver.decide(lambda run: decider.remind(run, driver.epoch))
-            _end_if_ended(driver, events)
+            await driver.decide(lambda run: decider.remind(run, driver.epoch))
+            _end_if_ended(driver)
         await _wait_for_retry(driver)
         await _turn(driver, agent, model)
 
@@ -56,7 +55,7 @@ async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
         except ModelUnavailable as error:
             span.fail(str(error))
             unavailable = error
-            events = await driver.decide(
+            await driver.decide(
                 lambda run: decider.postpone(
                     run,
                     driver.epoch,
@@ -68,7 +67,7 @@ async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
                     now=driver.plumbing.clock.now(),
                 )
             )
-            _end_if_ended(driver, events)
+            _end_if_ended(driver)
             return
         except Permanent as error:
             raise Ending(RunRefused(cause=error.slug, detail=str(error))) from error
@@ -123,7 +122,7 @@ def _stopped_without_a_call(driver: Driver) -> bool:
     return bool(messages) and isinstance(messages[-1], AssistantTurn)
 
 
-def _end_if_ended(driver: Driver, events: object) -> None:
+def _end_if_ended(driver: Driver) -> None:
     """The decider may end the run instead; then there is nothing more to do."""
     if driver.run.ended is not None:
         raise Ending(driver.run.ended)
@@ -134,4 +133,4 @@ async def _wait_for_retry(driver: Driver) -> None:
     if retry_at is not None:
         seconds = (retry_at - driver.plumbing.clock.now()).total_seconds()
         if seconds > 0:
-            await driver.interruptible(asyncio.sleep(seconds), limit_seconds=seconds + 60.0)
+            await driver.interruptible(driver.plumbing.clock.sleep(seconds), limit_seconds=seconds + 60.0)

@@ -51,12 +51,16 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True):
     arguments: Content
 
 
-def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str) -> Events:
-    """Take the run: start it, or resume it in the next epoch. Nothing where it has ended."""
+def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str, waiting: bool = False) -> Events:
+    """Take the run: start it, or resume it in the next epoch. Nothing where it has ended.
+
+    A run that is ``waiting`` for its calls gets no further by itself: however often its runner is restarted in that
+    time, it does not count as crashing at the same step.
+    """
     if run.ended is not None:
         return ()
     if run.started is not None:
-        if run.barren_epochs >= MAX_BARREN_EPOCHS:
+        if run.barren_epochs >= MAX_BARREN_EPOCHS and not waiting:
             return (RunCrashLooped(epochs=run.epoch),)
         return (RunResumed(epoch=run.epoch + 1, host=run.host, runner=runner, after=run.last),)
     return (
