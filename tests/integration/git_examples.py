@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Awaitable
 from pathlib import Path
+
+import pytest
+
+from events.errors import Permanent
+from services.environment_manager.adapters.workspaces import GitWorkspaces
+from services.environment_manager.ports import Prepared
 
 _QUIET = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"} | {
     f"GIT_{role}_{field}": value
@@ -56,3 +63,15 @@ def files_in(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".git" not in path.relative_to(folder).parts
     }
+
+
+async def prepared(workspaces: GitWorkspaces, source: Path, id: str = "shop-1-development", **more: str) -> Prepared:
+    """A workspace of the repository ``source``, on its default branch."""
+    return await workspaces.prepare(id, str(source), base_branch="", bases=(), **more)
+
+
+async def refused(attempt: Awaitable[object]) -> Permanent:
+    """What an attempt is refused with."""
+    with pytest.raises(Permanent) as caught:
+        await attempt
+    return caught.value
