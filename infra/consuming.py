@@ -20,8 +20,10 @@ def consumer(
     handler: CommandHandler,
     concurrency: int,
     lease_seconds: float = 30.0,
+    remember_leases: bool = True,
 ) -> Consumer:
-    """``durable`` is shared by all processes that take from the same queue."""
+    """``durable`` is shared by all processes that take from the same queue. ``remember_leases`` costs a file for each
+    command in hand; it is for those that are held for long."""
     jetstream = runtime.jetstream
     return Consumer(
         jetstream.source,
@@ -34,7 +36,7 @@ def consumer(
         handler=handler,
         concurrency=concurrency,
         lease_seconds=lease_seconds,
-        lease_directory=runtime.settings.home_path / "leases" / durable,
+        lease_directory=runtime.settings.home_path / "leases" / durable if remember_leases else None,
         around=processing,
         on_handled=observe_command(runtime.name),
     )

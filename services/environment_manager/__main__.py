@@ -67,6 +67,7 @@ class EnvironmentManager:
                 filters=[subjects.command(tenant, service, host, subjects.CALL_TOKEN, "*")],
                 handler=handlers.handle,
                 concurrency=CALLS_AT_ONCE,
+                remember_leases=False,
             ),
             consumer(
                 runtime,
