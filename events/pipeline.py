@@ -98,9 +98,7 @@ def checked(pipeline: Pipeline) -> Pipeline:
         if not (stage.role or stage.gate or stage.approval):
             message = f"stage {stage.name!r} has no role, no gate and no approval: it would do nothing."
             raise Invalid(message, slug="invalid-pipeline")
-        if not stage.role and not stage.needs and stage.gate:
-            message = f"stage {stage.name!r} has a gate but no agent and no needs: there is nothing to check."
-            raise Invalid(message, slug="invalid-pipeline")
+
         if len(stage.needs) > 1 and not stage.role:
             message = f"stage {stage.name!r} needs several stages but has no agent to join their work: give it a role."
             raise Invalid(message, slug="invalid-pipeline")
@@ -113,7 +111,13 @@ def checked(pipeline: Pipeline) -> Pipeline:
         for stage in pipeline.stages:
             if stage.name not in ordered and all(need in ordered for need in stage.needs):
                 ordered[stage.name] = stage
+    worked: set[str] = set()
     for stage in ordered.values():
+        if stage.role or worked.intersection(stage.needs):
+            worked.add(stage.name)
+        elif stage.gate:
+            message = f"stage {stage.name!r} has a gate, but no agent works before it: there is nothing to check."
+            raise Invalid(message, slug="invalid-pipeline")
         if stage.rollback_to and stage.name not in {stage.rollback_to, *_dependents(ordered.values(), stage)}:
             message = f"stage {stage.name!r} rolls back to {stage.rollback_to!r}, which does not come before it."
             raise Invalid(message, slug="invalid-pipeline")

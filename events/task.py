@@ -330,7 +330,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """``submitted`` is None for a task that does not exist. ``requests`` holds the last request of each running
-    run and check, from which the commands that the task stands for can be derived again at any time."""
+    run and check, from which the commands that the task stands for can be derived again at any time. ``reopened``
+    says that it has ended before, and was opened again since."""
 
     id: str
     submitted: TaskSubmitted | None = None
@@ -338,6 +339,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     questions: tuple[Question, ...] = ()
     ended: TaskCompleted | TaskFailed | TaskBlocked | TaskCancelled | None = None
     requests: dict[str, RunRequested | CheckRequested] = {}
+    reopened: bool = False
 
     @property
     def status(self) -> str:
@@ -432,11 +434,18 @@ def _gate_unevaluated(task: Task, event: GateUnevaluated) -> Task:
     return _at(task, event.stage, position=Stopped("gate-unevaluated"), unevaluated=count)
 
 
+def _without_work(task: Task, stage: str) -> Task:
+    """Nobody waits any more for the run or check that the stage asked for, nor for what its run wants to know."""
+    for id in [id for id, request in task.requests.items() if request.stage == stage]:
+        task = _settle(_without_request(task, id), id)
+    return task
+
+
 def _rolled_back(task: Task, event: StageRolledBack) -> Task:
     if task.submitted is None:
         return task
     for name in task.submitted.pipeline.dependents(event.to):
-        task = _at(task, name, position=Waiting(), unevaluated=0)
+        task = _at(_without_work(task, name), name, position=Waiting(), unevaluated=0)
     task = _at(task, event.to, position=Waiting(), findings=event.findings, failures=0)
     return _at(task, event.stage, rework=event.rework)
 
@@ -445,11 +454,11 @@ def _reopened(task: Task, event: TaskReopened) -> Task:
     for number, name in enumerate(event.stages):
         findings = event.findings if number == 0 else ""
         task = _at(task, name, position=Waiting(), failures=0, unevaluated=0, rework=0, findings=findings)
-    return replace(task, ended=None)
+    return replace(task, ended=None, reopened=True)
 
 
 def _ended(task: Task, event: TaskCompleted | TaskFailed | TaskBlocked | TaskCancelled) -> Task:
-    task = replace(task, ended=event, questions=(), requests={})
+    task = replace(task, ended=event, questions=(), requests={}, reopened=False)
     for name, stage in task.stages.items():
         if isinstance(stage.position, Running | Checking | AwaitingApproval):
             task = _at(task, name, position=Stopped(_ENDED[type(event)]))

@@ -43,11 +43,11 @@ class Board:
         """Fold one record; False where it is known already."""
         envelope = record.envelope
         self.sequence = max(self.sequence, record.sequence)
+        if envelope.entity == TASK.name and envelope.trace:
+            self.traces.setdefault(envelope.entity_id, envelope.trace)
         if record.sequence <= self._revisions.get((envelope.entity, envelope.entity_id), 0):
             return False
         if envelope.entity == TASK.name:
-            if envelope.trace:
-                self.traces.setdefault(envelope.entity_id, envelope.trace)
             task = self.tasks.get(envelope.entity_id) or TASK.initial(envelope.entity_id)
             self.put_task(TASK.fold_onto(task, envelope.events), record.sequence)
         elif envelope.entity == PROJECT.name:

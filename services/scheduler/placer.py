@@ -11,6 +11,7 @@ import uuid
 
 import structlog
 
+from events.agents import Agent
 from events.errors import CairnError, Invalid
 from events.task import RunRequested, StartStage
 from infra.entities import Cause
@@ -83,7 +84,7 @@ class Placer:
             logger.debug("waiting", task=id, reason=reason)
         for placement in placed.placements:
             try:
-                await self._start(placement)
+                await self._start(placement, agents[placement.agent_name])
             except CairnError as error:
                 logger.warning("not started", task=placement.task_id, stage=placement.stage, error=str(error))
                 return min(1.0, self._reconcile_seconds)
@@ -91,14 +92,12 @@ class Placer:
             return self._reconcile_seconds
         return max(0.01, min(self._reconcile_seconds, (placed.wake_at - now).total_seconds()))
 
-    async def _start(self, placement: Placement) -> None:
+    async def _start(self, placement: Placement, agent: Agent) -> None:
         task = self._board.tasks[placement.task_id]
         assert task.submitted is not None
         stage = task.submitted.pipeline.stage(placement.stage)
         state = task.stages[stage.name]
-        command = StartStage(
-            stage=stage.name, agent_name=placement.agent_name, agent=self._agents.known()[placement.agent_name]
-        )
+        command = StartStage(stage=stage.name, agent_name=placement.agent_name, agent=agent)
         text = prompt(
             task.submitted.specification,
             stage,

@@ -344,3 +344,99 @@ def test_stages_are_put_in_order() -> None:
     """A pipeline may be written in any order."""
     pipeline = checked(Pipeline(name="p", stages=(Stage(name="b", needs=("a",), role="x"), Stage(name="a", role="x"))))
     assert [stage.name for stage in pipeline.stages] == ["a", "b"]
+
+
+PARALLEL = checked(
+    Pipeline(
+        name="parallel",
+        stages=(
+            Stage(name="plan", role="architect"),
+            Stage(name="api", needs=("plan",), role="developer", gate=TestsGate(), rollback_to="plan"),
+            Stage(name="page", needs=("plan",), role="developer"),
+        ),
+    )
+)
+
+
+def test_going_back_gives_up_what_the_other_branches_do() -> None:
+    """The run of a parallel branch is asked for no more, nor its question, and its late result changes nothing."""
+    story = submitted(pipeline=PARALLEL)
+    begin(story, "plan")
+    succeed(story, "plan")
+    begin(story, "api")
+    page = begin(story, "page")
+    ask = AskQuestion(run_id=page.run_id, call_id="c1", question="Which colour?")
+    story.when(lambda task: decider.ask(task, ask))
+    succeed(story, "api")
+    assert check(story, "api", False) == ["GateRefused", "StageRolledBack"]
+    assert story.state.requests == {}
+    assert story.state.status == "queued"
+    late = RecordRunSucceeded(stage="page", run_id=page.run_id, result=RESULT)
+    assert story.when(lambda task: decider.record_run_succeeded(task, late)) == ()
+
+
+def test_going_back_to_a_stage_without_an_agent_goes_on_by_itself() -> None:
+    """Nobody places such a stage: its gate is asked again at once."""
+    stages = (
+        Stage(name="work", role="developer"),
+        Stage(name="test", needs=("work",), gate=TestsGate()),
+        Stage(name="publish", needs=("test",), gate=PullRequestGate(), rollback_to="test"),
+    )
+    story = submitted(pipeline=checked(Pipeline(name="p", stages=stages)))
+    begin(story, "work")
+    succeed(story, "work")
+    check(story, "test", True)
+    assert check(story, "publish", False) == ["GateRefused", "StageRolledBack", "CheckRequested"]
+    assert story.history[-1].check_id == "shop-1-test-2-check"  # type: ignore[attr-defined]
+
+
+def test_rejection_leads_to_the_agent_whose_work_was_looked_at() -> None:
+    """To ask the gate in between once more would lead nowhere."""
+    stages = (
+        Stage(name="work", role="developer"),
+        Stage(name="test", needs=("work",), gate=TestsGate()),
+        Stage(name="accept", needs=("test",), approval=True),
+    )
+    story = submitted(pipeline=checked(Pipeline(name="p", stages=stages)))
+    begin(story, "work")
+    succeed(story, "work")
+    check(story, "test", True)
+    story.when(lambda task: decider.reject(task, RejectStage(stage="accept", reason="too slow"), by="ada"))
+    assert [stage.name for stage in story.state.ready_stages()] == ["work"]
+    assert story.state.stages["work"].findings == "too slow"
+
+
+def test_work_begins_from_that_of_the_tasks_it_depends_on() -> None:
+    """Also where an approval comes before the first agent; a dependency that is named twice is merged once."""
+    stages = (Stage(name="allow", approval=True), Stage(name="work", needs=("allow",), role="developer"))
+    story = Story(TASK, "shop-3")
+    project = settings(pipeline=checked(Pipeline(name="p", stages=stages)))
+    command = submit(depends_on=("shop-1", "shop-2", "shop-1"))
+    story.when(lambda task: decider.submit(task, command, number=3, submission_id="s3", project=project))
+    story.when(lambda task: decider.approve(task, ApproveStage(stage="allow"), by="ada"))
+    assert begin(story, "work").bases == ("cairn/shop-1", "cairn/shop-2")
+
+
+def test_repeated_retry_decides_nothing() -> None:
+    """However far the task has come by then; one that ends again can be opened again."""
+    story = submitted()
+    begin(story)
+    fail(story, retryable=False)
+    assert kinds(story.when(decider.retry)) == ["TaskReopened"]
+    assert story.when(decider.retry) == ()
+    begin(story)
+    assert story.when(decider.retry) == ()
+    fail(story, retryable=False)
+    assert kinds(story.when(decider.retry)) == ["TaskReopened"]
+
+
+def test_block_says_what_the_gate_said() -> None:
+    """Who looks at the task, and the agent that tries again, need the output of the tests."""
+    story = submitted()
+    for _ in range(4):
+        begin(story)
+        succeed(story)
+        check(story, "test", False)
+    assert "output" in story.state.ended.detail  # type: ignore[union-attr]
+    story.when(decider.retry)
+    assert "output" in story.state.stages["development"].findings

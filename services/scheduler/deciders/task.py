@@ -108,8 +108,8 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
         return ()
     attempt = task.stages[stage.name].attempt + 1
     bases = tuple(filter(None, (task.stages[need].result.commit for need in stage.needs)))
-    if not stage.needs:
-        bases = tuple(branch_name(other) for other in task.submitted.specification.depends_on)
+    if not bases:  # The task's first work begins from that of the tasks it depends on.
+        bases = tuple(branch_name(other) for other in dict.fromkeys(task.submitted.specification.depends_on))
     return (
         RunRequested(
             stage=stage.name,
@@ -164,16 +164,14 @@ def record_check(task: Task, command: RecordCheck) -> Events:
         passed = GatePassed(stage=stage.name, check_id=command.check_id, summary=command.summary, commit=command.commit)
         return _then(task, passed, lambda task: _after_gate(task, stage, command))
     refused = GateRefused(stage=stage.name, check_id=command.check_id, summary=command.summary, detail=command.detail)
-    if not stage.rollback_to:
-        return (refused, TaskBlocked(stage=stage.name, cause="gate-refused", detail=command.summary))
-    if state.rework >= stage.rollback_limit:
-        detail = f"{command.summary} It was sent back {state.rework} times."
-        return (refused, TaskBlocked(stage=stage.name, cause="rework-limit", detail=detail))
     findings = f"{command.summary}\n\n{command.detail}".strip()
-    return (
-        refused,
-        StageRolledBack(stage=stage.name, to=stage.rollback_to, findings=findings, rework=state.rework + 1),
-    )
+    if not stage.rollback_to:
+        return (refused, TaskBlocked(stage=stage.name, cause="gate-refused", detail=findings))
+    if state.rework >= stage.rollback_limit:
+        detail = f"It was sent back {state.rework} times. {findings}"
+        return (refused, TaskBlocked(stage=stage.name, cause="rework-limit", detail=detail))
+    back = StageRolledBack(stage=stage.name, to=stage.rollback_to, findings=findings, rework=state.rework + 1)
+    return (refused, *_and_advance(TASK.evolve(task, refused), back))
 
 
 def cancel(task: Task, command: CancelTask) -> Events:
@@ -190,7 +188,7 @@ def retry(task: Task) -> Events:
     """Open an ended task again at the stages that stopped, or at those that their failed gates lead back to."""
     _existing(task)
     if task.submitted is None or task.ended is None:
-        if any(state.failures or state.rework for state in task.stages.values()):
+        if task.reopened:
             return ()
         message = f"task {task.id} has not ended: it is {task.status}; there is nothing to try again."
         raise CommandRejected(message, slug="task-not-ended")
@@ -239,17 +237,18 @@ def approve(task: Task, command: ApproveStage, *, by: str) -> Events:
 
 
 def reject(task: Task, command: RejectStage, *, by: str) -> Events:
-    """A person's no goes back one stage: to where the stage rolls back to, its own agent, or what it needs."""
+    """A person's no goes back one stage: to where the stage rolls back to, its own agent, or the one before it."""
     stage = _approvable(task, command.stage)
     if stage is None:
         message = f"stage {command.stage!r} of task {task.id} has passed already."
         raise NotAwaitingApproval(message)
     rejected = StageRejected(stage=stage.name, reason=command.reason, by=by)
-    to = stage.rollback_to or (stage.name if stage.role else next(iter(stage.needs), ""))
+    to = stage.rollback_to or _agent_before(task, stage)
     if not to:
         return (rejected, TaskBlocked(stage=stage.name, cause="rejected", detail=command.reason))
     rework = task.stages[stage.name].rework + 1
-    return (rejected, StageRolledBack(stage=stage.name, to=to, findings=command.reason, rework=rework))
+    back = StageRolledBack(stage=stage.name, to=to, findings=command.reason, rework=rework)
+    return (rejected, *_and_advance(TASK.evolve(task, rejected), back))
 
 
 # ---- the engine
@@ -328,6 +327,13 @@ def _work(task: Task, stage: Stage) -> StageResult:
     if stage.role or not stage.needs:
         return own
     return task.stages[stage.needs[0]].result
+
+
+def _agent_before(task: Task, stage: Stage) -> str:
+    """The stage whose agent did the work that ``stage`` looks at, itself where it has one; empty where none did."""
+    while not stage.role and stage.needs:
+        stage = _stage(task, stage.needs[0])
+    return stage.name if stage.role else ""
 
 
 def _then(task: Task, event: Event, following: Callable[[Task], Events]) -> Events:
