@@ -11,19 +11,22 @@ import asyncio
 import itertools
 import json
 import time
-from datetime import UTC, datetime
+from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 
 import nats
+import uvloop
 
 from events import subjects
 from events.agents import Limits, ModelAgent
-from events.envelope import Recorded
 from events.environment import EnvironmentPrepared, PrepareEnvironment
-from events.run import ModelResponded, RunStarted, StartRun
+from events.kernel import Event
+from events.run import RUN_ENDS, ModelResponded, RunStarted, RunSucceeded, StartRun
 from infra.clock import SystemClock
 from infra.entities import Cause
 from infra.jetstream.connection import JetStream
+from infra.ports import EventLog
 from infra.sender import Sender
 from infra.settings import Settings
 from tests.bench import worker
@@ -54,36 +57,16 @@ async def floor(settings: Settings, runs: int) -> float:
     return runs * STEPS / seconds
 
 
-class Measured:
-    """What the log tells of one round of runs."""
-
-    def __init__(self) -> None:
-        self.prepared: set[str] = set()
-        self.answers: dict[str, list[datetime]] = {}
-        self.first: datetime | None = None
-        self.last: datetime | None = None
-        self.ended = 0
-        self.changed = asyncio.Event()
-
-    def deliver(self, record: Recorded) -> None:
-        envelope = record.envelope
-        for event in envelope.events:
-            if isinstance(event, EnvironmentPrepared):
-                self.prepared.add(envelope.entity_id)
-            elif isinstance(event, RunStarted):
-                self.first = self.first or envelope.time
-            elif isinstance(event, ModelResponded):
-                self.answers.setdefault(envelope.entity_id, []).append(envelope.time)
-            elif envelope.entity == "run" and type(event).__name__ in ("RunSucceeded", "RunRefused", "RunOverBudget"):
-                self.last = envelope.time
-                self.ended += 1
-        self.changed.set()
-
-    async def until(self, done: object) -> None:
-        assert callable(done)
-        while not done():
-            self.changed.clear()
-            await asyncio.wait_for(self.changed.wait(), 60)
+async def _until_last_is(log: EventLog, entity: str, ids: list[str], kinds: tuple[type[Event], ...]) -> None:
+    """Wait until the last event of every entity is one of ``kinds``. Asks seldom: what is measured has the machine."""
+    waiting = set(ids)
+    while waiting:
+        await asyncio.sleep(0.25)
+        for id in sorted(waiting):
+            record = await log.last(entity, id)
+            if record is None or not isinstance(record.envelope.events[-1], kinds):
+                break
+            waiting.discard(id)
 
 
 async def measure(
@@ -91,10 +74,7 @@ async def measure(
 ) -> tuple[float, list[float]]:
     """Steps a second over all runs, and the seconds of every step."""
     jetstream = await JetStream.connect(settings, "bench")
-    measured = Measured()
-    following = await jetstream.log.follow(
-        measured.deliver, after=await jetstream.log.last_sequence(), entities=("run", "environment")
-    )
+    before = await jetstream.log.last_sequence()
     sender = Sender(jetstream.commands, SystemClock(), tenant=settings.tenant, name="bench")
     ids = [f"{label}-{number}-development" for number in range(runs)]
     for id in ids:
@@ -108,7 +88,7 @@ async def measure(
             command_id=f"{id}-prepare",
             cause=Cause(id=id),
         )
-    await measured.until(lambda: len(measured.prepared) == runs)
+    await _until_last_is(jetstream.log, "environment", ids, (EnvironmentPrepared,))
     agent = ModelAgent(provider="scripted", transcript=str(transcript))
     for id in ids:
         command = StartRun(
@@ -131,18 +111,24 @@ async def measure(
             command_id=f"{id}-start",
             cause=Cause(id=id),
         )
-    await measured.until(lambda: measured.ended == runs)
-    await following.close()
+    await _until_last_is(jetstream.log, "run", [f"{id}-1" for id in ids], tuple(RUN_ENDS))
+    answers: dict[str, list[datetime]] = defaultdict(list)
+    began, ended = [], []
+    async for records in jetstream.log.replay(after=before, entities=("run",)):
+        for record in records:
+            for event in record.envelope.events:
+                if isinstance(event, ModelResponded):
+                    answers[record.envelope.entity_id].append(record.envelope.time)
+                elif isinstance(event, RunStarted):
+                    began.append(record.envelope.time)
+                elif isinstance(event, RunSucceeded):
+                    ended.append(record.envelope.time)
     await jetstream.close()
-    assert measured.first is not None
-    assert measured.last is not None
     steps = [
-        (after - before).total_seconds()
-        for times in measured.answers.values()
-        for before, after in itertools.pairwise(times)
+        (after - before).total_seconds() for times in answers.values() for before, after in itertools.pairwise(times)
     ]
     assert len(steps) == runs * STEPS, f"{len(steps)} steps were taken, not {runs * STEPS}"
-    return runs * STEPS / (measured.last - measured.first).total_seconds(), steps
+    return runs * STEPS / (max(ended) - min(began)).total_seconds(), steps
 
 
 def write_transcript(path: Path) -> Path:
@@ -180,15 +166,5 @@ def run() -> list[Row]:
         with worker.directory() as home, worker.nats_server(home, sync_always=sync_always) as settings:
             names = (subjects.ENVIRONMENT_MANAGER, subjects.AGENT_RUNNER)
             with worker.services(settings, names):
-                import uvloop
-
                 rows += uvloop.run(_rounds(settings, home, "always" if sync_always else "default"))
     return rows
-
-
-if __name__ == "__main__":
-    from tests.bench.table import machine, markdown
-
-    print(machine())
-    print(markdown("Agent loop", run()))
-    print(datetime.now(UTC))
