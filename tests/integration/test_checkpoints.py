@@ -139,15 +139,17 @@ async def test_what_cannot_be_recorded_is_named(workspaces: GitWorkspaces, sourc
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-async def test_a_file_without_read_permission_is_named(workspaces: GitWorkspaces, source: Path) -> None:
-    """A file that we may not read is named in the refusal."""
+@pytest.mark.parametrize("name", ["secret.txt", "secret"])
+async def test_what_may_not_be_read_is_named(workspaces: GitWorkspaces, source: Path, name: str) -> None:
+    """A file or a folder that we may not read is named in the refusal, never silently left out."""
     one = await prepared(workspaces, source)
-    write(one.workspace, {"secret.txt": "x"})
-    (one.workspace / "secret.txt").chmod(0)
+    write(one.workspace, {"secret.txt": "x", "secret/inside.txt": "x"})
+    (one.workspace / name).chmod(0)
 
     error = await refused(workspaces.checkpoint("shop-1-development", "x"))
+    (one.workspace / name).chmod(0o700)
 
-    assert (error.slug, "secret.txt" in str(error)) == ("workspace-unreadable", True)
+    assert (error.slug, name in str(error)) == ("workspace-unreadable", True)
 
 
 async def test_files_that_come_and_go_do_not_hinder(workspaces: GitWorkspaces, source: Path) -> None:

@@ -51,6 +51,10 @@ async def snapshot(git: Git, place: Place, lock: int) -> str:
         else:
             failure, said = None, answer.stderr
         embedded = [match[1] or match[2] for match in _EMBEDDED.finditer(said)]
+        if match := _UNREADABLE.search(said):  # of a folder, git only warns
+            name = match[1] or match[2] or match[3]
+            message = f"{name} in the workspace cannot be read: make it readable, or remove or ignore it"
+            raise Permanent(message, slug="workspace-unreadable") from failure
         if embedded:
             await _open_up(git, place, lock, embedded)
         elif failure is None or (failure.code == 1 and _only_vanished(said)):
@@ -69,10 +73,6 @@ def _only_vanished(said: str) -> bool:
 
 def _give_up(failure: GitFailed, place: Place) -> None:
     """Raise what ``failure`` means, unless files only came and went while git looked."""
-    if match := _UNREADABLE.search(failure.stderr):
-        name = match[1] or match[2] or match[3]
-        message = f"{name} in the workspace cannot be read: make it a readable file, or remove or ignore it"
-        raise Permanent(message, slug="workspace-unreadable") from failure
     if not _BUSY.search(failure.stderr):
         raise refusal(failure, f"the workspace {place.work_tree} cannot be recorded") from failure
 
