@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from infra.embedded import stack_file
 from infra.embedded.nats_server import NatsServer
 from infra.embedded.ports import free_port, is_port_free
 from infra.embedded.postgres_server import PostgresServer
+from infra.embedded.program import POLL_SECONDS
 from infra.embedded.service_program import ServiceProgram
 from infra.embedded.stack_file import StackFile, StackProcess
 from infra.embedded.supervisor import Report, Started, Supervisor
@@ -104,8 +106,8 @@ class Stack:
         keepers = self.supervisor.keepers
         self.supervisor.stop([name for name in keepers if name not in SERVERS])
         self.supervisor.stop([name for name in keepers if name in SERVERS])
-        (self.home / stack_file.FILE_NAME).unlink(missing_ok=True)
         if self._lock is not None:
+            (self.home / stack_file.FILE_NAME).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -211,7 +213,7 @@ def find_process(entry: StackProcess | StackFile) -> psutil.Process | None:
     try:
         process = psutil.Process(entry.pid)
         same = abs(process.create_time() - entry.started) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return process if same and _lives(process) else None
     except psutil.NoSuchProcess:
         return None
 
@@ -220,8 +222,17 @@ def _end(processes: list[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
-    _, alive = psutil.wait_procs(processes, timeout=LEFTOVER_SECONDS)
+    deadline = time.monotonic() + LEFTOVER_SECONDS
+    while (alive := [process for process in processes if _lives(process)]) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=LEFTOVER_SECONDS)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it still runs. One that has ended may stay a zombie: nobody but its parent can take it away."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

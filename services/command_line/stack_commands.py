@@ -109,12 +109,12 @@ def _settings(home: Path, port: int | None) -> tuple[Settings, Path]:
 def _write_example(path: Path) -> None:
     from services.command_line.example_settings import EXAMPLE
 
+    if path.is_file():
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(EXAMPLE)
-    except FileExistsError:
-        return
     except OSError as error:
         message = f"{path} cannot be written ({error.strerror}): choose another place with --home."
         raise Failure(message) from error

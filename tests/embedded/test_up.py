@@ -77,6 +77,14 @@ def all_ready(directory: Path) -> bool:
     return len(states) == 8 and set(states) == {"ready"}
 
 
+def runs(pid: int) -> bool:
+    """Whether the process lives; an orphan that has ended stays a zombie until init takes it away."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def pids_of(directory: Path) -> list[int]:
     file = stack_file.read(directory / ".cairn")
     assert file is not None
@@ -103,12 +111,13 @@ def test_a_whole_life(tmp_path: Path) -> None:
         below = tmp_path / "some" / "folder"
         below.mkdir(parents=True)
         listed = cairn(below, "project", "list", "--json")
+        assert listed.returncode == 0, listed.stderr
         assert json.loads(listed.stdout) == []
 
         pids = pids_of(tmp_path)
         down = cairn(tmp_path, "down")
         assert down.returncode == 0
-        assert not [pid for pid in pids if psutil.pid_exists(pid)]
+        assert not [pid for pid in pids if runs(pid)]
     assert cairn(tmp_path, "status").returncode == 3
 
 
@@ -121,7 +130,7 @@ def test_what_a_killed_stack_left_is_ended(tmp_path: Path) -> None:
         first.wait()
     with running(tmp_path):
         until(lambda: (tmp_path / ".cairn" / "stack.json").exists() and all_ready(tmp_path))
-        assert not [pid for pid in orphans if psutil.pid_exists(pid)]
+        assert not [pid for pid in orphans if runs(pid)]
 
 
 def test_a_folder_named_like_ours_is_not_imported(tmp_path: Path) -> None:
