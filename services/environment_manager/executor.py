@@ -65,6 +65,10 @@ class Room:
     preparing: int = 0
     redactors: dict[tuple[str, ...], Redactor] = field(default_factory=dict)
 
+    def leave(self, call_id: str) -> None:
+        self.calls.pop(call_id, None)
+        self.interrupted.pop(call_id, None)
+
 
 @dataclass(frozen=True)
 class Plumbing:
@@ -102,12 +106,14 @@ class Executor:
         if command.call_id not in room.calls:
             task = asyncio.create_task(self._see_through(room, command, cause))
             room.calls[command.call_id] = task
-            task.add_done_callback(lambda _: room.calls.pop(command.call_id, None))
+            task.add_done_callback(lambda _: room.leave(command.call_id))
 
     async def interrupt(self, id: str, command: InterruptCall) -> None:
+        """End a call that is under way; one that waits for its turn is not begun any more."""
         room = self.room(id)
-        if command.call_id in room.processes:
+        if command.call_id in room.calls:
             room.interrupted[command.call_id] = command.reason
+        if command.call_id in room.processes:
             await self._plumbing.processes.interrupt(id, room.processes[command.call_id])
 
     async def interrupt_all(self, id: str, reason: str) -> None:
@@ -117,6 +123,17 @@ class Executor:
             await self.interrupt(id, InterruptCall(call_id=call_id, reason=reason))
         if calls:
             await asyncio.wait(calls.values(), timeout=self._plumbing.grace_seconds + 5.0)
+
+    async def abandon(self, id: str, started: ToolCallStarted) -> None:
+        """End what is left of a call that nobody waits for any more, then say that it is over."""
+        processes = self._plumbing.processes
+        async with self.room(id).changing:
+            for process_id, runs in (await processes.known(id)).items():
+                if runs and process_id.partition(".")[0] == started.call_id:
+                    await processes.interrupt(id, process_id)
+                    await processes.wait(id, process_id)
+            cause = Cause(id=f"{started.call_id}-abandoned", actor=subjects.ENVIRONMENT_MANAGER)
+            await self.append(id, cause, lambda state: decider.abandon_call(state, started))
 
     async def stop(self) -> None:
         """Let go of everything: processes go on under their shims, and are adopted by whoever comes next."""
@@ -178,6 +195,8 @@ class Executor:
                 message = f"environment {room.id} has no workspace"
                 raise Permanent(message, slug="environment-missing")
             begun = command.call_id in state.running
+            if not begun and command.call_id in room.interrupted:
+                return _interrupted(command, room.interrupted[command.call_id])
             if command.effects != "none" and not begun:
                 state = await self._started(room, command, cause)
             ended = await self._run(room, command, state, began, begun=begun)
@@ -233,17 +252,17 @@ class Executor:
             raise Uncertain
         room.resolved.discard(command.call_id)
         if isinstance(arguments, Noop):
-            result = arguments.text
+            data = arguments.text.encode()
         else:
             workspace = self._plumbing.workspaces.directory(room.id) / "workspace"
-            result = await tools.execute_file_tool(workspace, arguments)
+            data = (await tools.execute_file_tool(workspace, arguments)).encode()
         return ToolCallCompleted(
             call_id=command.call_id,
             run_id=command.run_id,
             tool=command.tool,
             duration_ms=_since(began),
-            content=await self._stored(redactor.redact(result.encode())),
-            output_bytes=len(result),
+            content=await self._stored(redactor.redact(data)),
+            output_bytes=len(data),
         )
 
     async def _process(
@@ -269,6 +288,8 @@ class Executor:
             await self._start(room, command, state, arguments, process_id)
         room.processes[command.call_id] = process_id
         try:
+            if command.call_id in room.interrupted:
+                await processes.interrupt(room.id, process_id)
             async with plumbing.output.of(command.run_id, command.call_id, redactor) as write:
                 exit = await processes.wait(room.id, process_id, write)
         finally:
@@ -277,7 +298,7 @@ class Executor:
             raise Uncertain
         output = await processes.output(room.id, process_id, limit_bytes=CONTENT_LIMIT_BYTES)
         content = await self._stored(redactor.redact(output))
-        return _ended(command, exit, content, room.interrupted.pop(command.call_id, ""))
+        return _ended(command, exit, content, room.interrupted.get(command.call_id, "interrupted"))
 
     async def _start(
         self, room: Room, command: ExecuteTool, state: Environment, arguments: Shell | Program, process_id: str
@@ -377,11 +398,13 @@ def _failed(command: ExecuteTool, cause: str, detail: str, began: float) -> Tool
     )
 
 
+def _interrupted(command: ExecuteTool, reason: str) -> ToolCallInterrupted:
+    return ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)
+
+
 def _ended(command: ExecuteTool, exit: Exit, content: Content, interrupted: str) -> CallEnd:
     if exit.cause == "interrupted":
-        return ToolCallInterrupted(
-            call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=interrupted or "interrupted"
-        )
+        return _interrupted(command, interrupted)
     truncated = exit.output_bytes > CONTENT_LIMIT_BYTES
     if exit.cause in ("exited", "signalled"):
         return ToolCallCompleted(

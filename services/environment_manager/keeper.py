@@ -11,7 +11,7 @@ import structlog
 
 from events.envelope import Recorded
 from events.environment import ExecuteTool
-from events.errors import CairnError, Transient
+from events.errors import CairnError
 from events.kernel import Event
 from events.run import RUN, Run
 from events.task import TASK, CheckRequested, RunRequested, Task, TaskCancelled, TaskCompleted
@@ -36,18 +36,21 @@ class Keeper:
     async def start(self) -> Following:
         """Compare everything once; from then on a task that ends takes its environments with it."""
         after = await self._log.last_sequence()
-        for id in await self._plumbing.workspaces.existing():
-            await self._keep(id)
+        await self._keep_all()
         return await self._log.follow(self._deliver, after=after, entities=(TASK.name,))
 
     async def run(self) -> None:
         while True:
             await self._plumbing.clock.sleep(INTERVAL_SECONDS)
-            for id in await self._plumbing.workspaces.existing():
-                try:
-                    await self._keep(id)
-                except CairnError as error:
-                    logger.warning("not reconciled", environment=id, error=str(error))
+            await self._keep_all()
+
+    async def _keep_all(self) -> None:
+        """One that cannot be dealt with keeps nobody from the others: its turn comes again in a minute."""
+        for id in await self._plumbing.workspaces.existing():
+            try:
+                await self._keep(id)
+            except CairnError as error:
+                logger.warning("not reconciled", environment=id, error=str(error))
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
@@ -63,12 +66,7 @@ class Keeper:
                     return
                 case reconcile.Abandon(started=started):
                     if not self._executor.busy(id):
-                        cause = Cause(id=f"{started.call_id}-abandoned", actor="environment-manager")
-                        await self._executor.append(
-                            id,
-                            cause,
-                            lambda state, started=started: decider.abandon_call(state, started),  # type: ignore[misc]
-                        )
+                        await self._executor.abandon(id, started)
                 case reconcile.Continue(command=command):
                     self._executor.begin(id, command, Cause(id=command.call_id, actor="environment-manager"))
         if decider.stands(environment):
@@ -110,5 +108,5 @@ class Keeper:
             for id in await self._plumbing.workspaces.existing():
                 if id.startswith(f"{task_id}-"):
                     await self._keep(id)
-        except Transient as error:
+        except CairnError as error:
             logger.warning("removed later", task=task_id, error=str(error))
