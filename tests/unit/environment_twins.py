@@ -1,0 +1,166 @@
+"""In-memory twins of git and of processes, as far as executing calls and keeping environments needs them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from events.envelope import CommandEnvelope
+from events.environment import ENVIRONMENT, EnvironmentPrepared
+from events.errors import Permanent
+from infra.clock import SystemClock
+from infra.entities import Cause, EntityStore
+from infra.memory.plumbing import Memory
+from infra.sender import Sender
+from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.output import OutputWriter
+from services.environment_manager.ports import Checkpoint, Exit, Limits, Prepared
+
+PREPARED = EnvironmentPrepared(
+    task_id="shop-1",
+    host="here",
+    isolation="worktree",
+    repository_url="/repositories/shop",
+    base_branch="main",
+    base_commit="b0",
+    commit="c0",
+    tree="t0",
+    workspace="/workspace",
+)
+
+
+class MemoryWorkspaces:
+    """``commit`` is the last checkpoint of every workspace: a test changes it where a call is to change files."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.commit = "c0"
+        self.restored: list[str] = []
+        self.environments: list[str] = []
+
+    async def prepare(
+        self, environment_id: str, repository_url: str, *, base_branch: str, bases: Sequence[str], restore: str = ""
+    ) -> Prepared:
+        self.environments.append(environment_id)
+        directory = self.directory(environment_id)
+        return Prepared(workspace=directory, base_branch="main", base_commit="b0", commit=self.commit, tree="t0")
+
+    async def checkpoint(self, environment_id: str, message: str) -> Checkpoint:
+        return Checkpoint(self.commit, f"tree of {self.commit}")
+
+    async def restore(self, environment_id: str, commit: str) -> None:
+        self.restored.append(commit)
+
+    async def remove(self, environment_id: str) -> None:
+        if environment_id in self.environments:
+            self.environments.remove(environment_id)
+
+    async def existing(self) -> list[str]:
+        return list(self.environments)
+
+    def directory(self, environment_id: str) -> Path:
+        return self.home / environment_id
+
+
+class MemoryProcesses:
+    """Processes run until a test ends them (``end``), they are interrupted, or everything is ``lost``."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.interrupted: list[str] = []
+        self.running: dict[str, asyncio.Future[Exit | None]] = {}
+        self.ended: dict[str, Exit] = {}
+        self.broken: set[str] = set()
+
+    async def ready(self, environment_id: str) -> None:
+        if environment_id in self.broken:
+            raise Permanent("its shim cannot be started", slug="environment-missing")
+
+    async def start(
+        self, environment_id: str, call_id: str, argv: Sequence[str], *, env: Mapping[str, str], limits: Limits
+    ) -> None:
+        if call_id not in self.started:
+            self.started.append(call_id)
+            self.running[call_id] = asyncio.get_running_loop().create_future()
+
+    async def wait(
+        self, environment_id: str, call_id: str, on_output: Callable[[int, bytes], None] | None = None
+    ) -> Exit | None:
+        if call_id in self.running:
+            return await asyncio.shield(self.running[call_id])
+        return self.ended.get(call_id)
+
+    async def output(self, environment_id: str, call_id: str, *, limit_bytes: int) -> bytes:
+        return b""
+
+    async def interrupt(self, environment_id: str, call_id: str) -> None:
+        self.interrupted.append(call_id)
+        self.end(call_id, cause="interrupted", code=None)
+
+    async def known(self, environment_id: str) -> dict[str, bool]:
+        return {**dict.fromkeys(self.ended, False), **dict.fromkeys(self.running, True)}
+
+    async def close(self, environment_id: str) -> None:
+        for call_id in list(self.running):
+            self.end(call_id, cause="interrupted", code=None)
+
+    def end(self, call_id: str, *, cause: str = "exited", code: int | None = 0) -> None:
+        running = self.running.pop(call_id, None)
+        if running is not None:
+            self.ended[call_id] = Exit(cause=cause, code=code, duration_ms=1, output_bytes=0)
+            running.set_result(self.ended[call_id])
+
+    def lose(self, call_id: str) -> None:
+        """The process and its shim are gone without a trace, as after a power failure."""
+        self.running.pop(call_id).set_result(None)
+
+
+class MemoryBus:
+    """Keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[CommandEnvelope] = []
+
+    async def send(self, service: str, target: str, envelope: CommandEnvelope) -> bool:
+        self.sent.append(envelope)
+        return True
+
+
+class Environments:
+    """An executor with its plumbing, and environment ``shop-1-development``, which stands."""
+
+    id = "shop-1-development"
+
+    def __init__(self, home: Path) -> None:
+        self.memory = Memory()
+        self.bus = MemoryBus()
+        self.workspaces = MemoryWorkspaces(home)
+        self.processes = MemoryProcesses()
+        self.clock = SystemClock()
+        self.plumbing = Plumbing(
+            log=self.memory.log,
+            environments=EntityStore(self.memory.log, ENVIRONMENT, self.clock),
+            workspaces=self.workspaces,
+            processes=self.processes,
+            content=self.memory.content,
+            output=OutputWriter(self.memory.output),
+            sender=Sender(self.bus, self.clock, tenant="default", name="environment-manager"),  # type: ignore[arg-type]
+            clock=self.clock,
+            resolve_secret=lambda reference: reference,
+            grace_seconds=1.0,
+            output_limit_bytes=0,
+        )
+        self.executor = Executor(self.plumbing)
+        self.workspaces.directory(self.id).mkdir(parents=True)
+
+    async def stand(self, id: str = "") -> Environments:
+        self.workspaces.environments.append(id or self.id)
+        await self.executor.append(id or self.id, Cause(id=f"{id}-prepared"), lambda state: (PREPARED,))
+        return self
+
+    async def events(self) -> list[str]:
+        """What the log holds of the environment, but for its preparation."""
+        records = await self.memory.log.load(ENVIRONMENT.name, self.id)
+        said = [event for record in records for event in record.envelope.events][1:]
+        return [f"{type(event).__name__} {event.call_id}" for event in said]  # type: ignore[attr-defined]
