@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from services.command_line import doctor, history, operations, projects, pull_requests, replaying, stack_commands, tasks
+from services.command_line import (
+    demo,
+    doctor,
+    history,
+    operations,
+    projects,
+    pull_requests,
+    replaying,
+    stack_commands,
+    tasks,
+)
 from services.command_line.app import app
 from services.command_line.options import AsJson
 
@@ -24,6 +34,7 @@ def version(as_json: AsJson = False) -> None:
 app.command()(stack_commands.up)
 app.command()(stack_commands.down)
 app.command()(stack_commands.status)
+app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(projects.commands, name="project")
 app.add_typer(tasks.commands, name="task")
