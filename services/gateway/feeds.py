@@ -21,8 +21,8 @@ from infra.ports import EventLog, Following
 from services.gateway.answers import encode, unavailable
 from services.gateway.views import view
 
-KEPT_DECISIONS = 10_000
-LONGEST_QUEUE = 10_000
+KEPT_DECISIONS = 2_000
+LONGEST_QUEUE_BYTES = 32 * 1024 * 1024
 MOST_STREAMS = 1_000
 
 STREAMS = Gauge("cairn_gateway_streams", "Live streams that are open.", registry=REGISTRY)
@@ -93,7 +93,7 @@ class Feeds:
         self._closed = False
 
     @contextmanager
-    def open(self, limit: int = LONGEST_QUEUE, weight: Callable[[Any], int] = lambda _: 1) -> Iterator[Feed[Any]]:
+    def open(self, limit: int, weight: Callable[[Any], int]) -> Iterator[Feed[Any]]:
         self.check()
         feed: Feed[Any] = Feed(limit, weight)
         self._open.add(feed)

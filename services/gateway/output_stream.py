@@ -20,12 +20,11 @@ from typing import Any
 import msgspec
 
 from infra.ports import EventLog, OutputChunk, OutputStore
-from services.gateway.feeds import Entry, Feed, Feeds, Hub
+from services.gateway.feeds import LONGEST_QUEUE_BYTES, Entry, Feed, Feeds, Hub
 from services.gateway.progress import Progress, concerning, task_of
 from services.gateway.sse import HEARTBEAT, HEARTBEAT_SECONDS, LAGGING, RETRY, EventStream, named
 from services.gateway.views import not_found
 
-LONGEST_QUEUE_BYTES = 32 * 1024 * 1024
 # A page of stored chunks smaller than this ends the catching up; what is left comes by following.
 SMALL_PAGE = 100
 # So many sequences before the client's last event are looked at again.
@@ -175,10 +174,11 @@ class OutputStreams:
         """What comes, until the run is over, the client too slow, or the gateway stopping."""
         while not (progress.over or feed.closed):
             items = await feed.take(self._heartbeat_seconds)
+            lagging = feed.lagging
             frames = b"".join(self._frame(item, progress, reader) for item in items)
             if frames or not items:
                 yield frames or HEARTBEAT
-            if feed.lagging and not progress.over:
+            if lagging and not progress.over:
                 yield LAGGING
                 return
 

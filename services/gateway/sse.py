@@ -20,7 +20,7 @@ from events.envelope import Recorded
 from events.errors import Transient
 from infra.ports import EventLog
 from services.gateway.answers import Problem, encode
-from services.gateway.feeds import Entry, Feeds, Hub
+from services.gateway.feeds import LONGEST_QUEUE_BYTES, Entry, Feeds, Hub
 from services.gateway.schemas import LARGEST_SEQUENCE
 from services.gateway.selection import Selection
 
@@ -79,11 +79,20 @@ def requested_after(request: Request, after: int | None) -> int | None:
 class EventStreams:
     """Makes the streams of selections of the log."""
 
-    def __init__(self, log: EventLog, hub: Hub, feeds: Feeds, *, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        hub: Hub,
+        feeds: Feeds,
+        *,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        queue_bytes: int = LONGEST_QUEUE_BYTES,
+    ) -> None:
         self._log = log
         self._hub = hub
         self._feeds = feeds
         self._heartbeat_seconds = heartbeat_seconds
+        self._queue_bytes = queue_bytes
 
     async def open(self, selection: Selection, *, after: int | None) -> EventStream:
         """Everything selected above ``after``, from now on where it is None. Raises ``Transient``, ``Problem``."""
@@ -106,12 +115,16 @@ class EventStreams:
                 for part in frames(batch):
                     yield part
             position = until
-        with self._feeds.open() as feed, hub.listen(feed.offer, selection.matches, after=position):
+        with (
+            self._feeds.open(self._queue_bytes, lambda entry: len(entry.frame)) as feed,
+            hub.listen(feed.offer, selection.matches, after=position),
+        ):
             while not feed.closed:
                 entries = await feed.take(self._heartbeat_seconds)
+                lagging = feed.lagging
                 for part in _joined(entries):
                     yield part
-                if feed.lagging:
+                if lagging:
                     yield LAGGING
                     return
                 if not entries:

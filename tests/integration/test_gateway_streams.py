@@ -130,14 +130,23 @@ async def test_slow_client_is_told(nats_url: str, tmp_path: Path) -> None:
     async with gateway_stack(nats_url, tmp_path) as stack:
         hub = Hub(stack.jetstream.log)
         await hub.start()
-        feeds = Feeds()
-        with feeds.open(limit=3) as feed, hub.listen(feed.offer, lambda _: True, after=0):
-            for number in range(6):
-                await add_project(stack, f"p{number}")
-            async with asyncio.timeout(5):
-                while not feed.lagging:  # noqa: ASYNC110 - the queue has no one to tell
-                    await asyncio.sleep(0.01)
-            assert len(await feed.take(0.1)) == 3
+        streams = EventStreams(stack.jetstream.log, hub, Feeds(), queue_bytes=2000)
+        parts = (await streams.open(everything(), after=0)).body_iterator
+        await anext(parts)  # type: ignore[call-overload]
+        sequences = [await add_project(stack, "first")]
+        text: bytes = await anext(parts)  # type: ignore[call-overload]
+        sequences += [await add_project(stack, f"p{number}") for number in range(20)]
+        async with asyncio.timeout(5):
+            while hub.last < sequences[-1]:  # noqa: ASYNC110 - the hub tells only its listeners
+                await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            async for part in parts:
+                text += part  # type: ignore[operator]
+        seen = [int(line[4:]) for line in text.decode().splitlines() if line.startswith("id: ")]
+        assert text.decode().rstrip().splitlines()[-2] == "event: lagging"
+        assert 1 < len(seen) < len(sequences)
+        rest = await first(len(sequences) - len(seen), frames(stack, "/board/stream", str(seen[-1])))
+        assert sequences == [*seen, *(int(frame.id) for frame in rest)]
         await hub.stop()
 
 
