@@ -101,9 +101,10 @@ async def complete(connection: Connection, schema: str) -> None:
 
 
 async def swap(connection: Connection, building: str, current: str) -> None:
-    """Put the tables of ``building`` in the place of those of ``current``."""
+    """Put the tables of ``building`` in the place of those of ``current``, and tell those who listen."""
     async with connection.transaction():
         await connection.execute(
             f"DROP SCHEMA IF EXISTS {quoted(current)} CASCADE; "
             f"ALTER SCHEMA {quoted(building)} RENAME TO {quoted(current)}"
         )
+        await connection.execute(f"SELECT pg_notify($1, sequence::text) FROM {quoted(current)}.checkpoint", current)

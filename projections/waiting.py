@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 2.0
-# A commit that was not told of (a rebuild's swap) is found by looking.
+# How soon a connection that broke unnoticed is found out.
 LOOK_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -38,6 +39,7 @@ class ReadModelProgress:
         self._schema = schema_name(tenant)
         self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []
         self._number = itertools.count()
+        self._log_created_at: datetime | None = None
         self._listening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> ReadModelProgress:
@@ -69,6 +71,8 @@ class ReadModelProgress:
                 async with connection(self._url, name="cairn-listener") as listener:
                     await listener.add_listener(self._schema, self._notified)
                     delay = FIRST_RETRY_SECONDS
+                    # A PostgreSQL that crashed may have lost the last moments (projections.store).
+                    self.sequence = 0
                     while True:
                         await self._look(listener)
                         await asyncio.sleep(LOOK_SECONDS)
@@ -80,10 +84,13 @@ class ReadModelProgress:
     async def _look(self, listener: Connection) -> None:
         with transient():
             found = await checkpoint(listener, self._schema)
-        if found is not None:
-            # Read models that were rebuilt from another log may stand lower than those before.
-            self.sequence = found.sequence
-            self._reached(found.sequence)
+        if found is None:
+            return
+        if found.log_created_at != self._log_created_at:
+            # Read models of another log may stand lower than those before.
+            self._log_created_at = found.log_created_at
+            self.sequence = 0
+        self._reached(found.sequence)
 
     def _notified(self, connection: Any, pid: int, channel: str, payload: object) -> None:
         self._reached(int(str(payload)))

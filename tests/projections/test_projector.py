@@ -40,6 +40,7 @@ async def test_goes_on_where_it_was(postgres_url: str, log: MemoryEventLog) -> N
     async with reading(log, postgres_url) as (models, progress):
         async with projecting(log, postgres_url) as first:
             assert await progress.wait_for(50, 10)
+            await until(lambda: first.met)
         publish(log, history(range(7, 57)))
         async with projecting(log, postgres_url) as second:
             assert await progress.wait_for(100, 10)
