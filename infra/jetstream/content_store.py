@@ -13,7 +13,7 @@ import logging
 from events import subjects
 from events.content import digest_of
 from events.errors import Transient
-from infra.jetstream.direct import StoredMessage, read_last
+from infra.jetstream.direct import StoredMessage, read_only
 from infra.jetstream.requests import HEADER_ROOM_BYTES, Refused, Requests, checked_subject, header_block, header_value
 
 logger = logging.getLogger("cairn.jetstream")
@@ -46,7 +46,7 @@ class JetStreamContentStore:
 
     async def get(self, digest: str) -> bytes | None:
         subject = checked_subject(subjects.content(self._tenant, digest))
-        message = await read_last(self._requests, self._stream, subject)
+        message = await read_only(self._requests, self._stream, subject)
         if message is None:
             return None
         data: bytes | None = message.data
@@ -63,7 +63,7 @@ class JetStreamContentStore:
         for first in range(0, count, PARTS_AT_ONCE):
             numbers = range(first, min(count, first + PARTS_AT_ONCE))
             parts += await asyncio.gather(
-                *(read_last(self._requests, self._stream, f"{subject}.{number}") for number in numbers)
+                *(read_only(self._requests, self._stream, f"{subject}.{number}") for number in numbers)
             )
         present = [part.data for part in parts if part is not None]
         return b"".join(present) if len(present) == count else None

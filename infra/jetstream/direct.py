@@ -1,7 +1,8 @@
 """Stored messages read without a consumer: direct get, answered from the stream itself.
 
 A single message costs a round trip. A batch comes as many replies to one request and ends with status 204. Where a
-stream has replicas, any of them may answer and be a little behind; ``read_from_leader`` asks the one that is not.
+stream has replicas, any of them may answer and be a little behind: then the stream's leader is asked first what there
+is to be found, which costs a round trip more.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from infra.jetstream.requests import Lost, Refused, Requests, header_value, status_of
+from events.errors import Transient
+from infra.jetstream.requests import PATIENCE_SECONDS, Lost, Refused, Requests, header_value, status_of
 
 BATCH = 1000
 SILENCE_SECONDS = 5.0
+BEHIND_SECONDS = 0.01
 NO_MESSAGE = 10037
 
 
@@ -45,11 +48,22 @@ def _message(headers: bytes, data: bytes) -> StoredMessage:
 
 async def read_last(requests: Requests, stream: str, subject: str) -> StoredMessage | None:
     """The last message of a subject."""
+    if requests.replicated:
+        return await read_from_leader(requests, stream, {"last_by_subj": subject})
     return await _read_one(requests, f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
 
 
+async def read_only(requests: Requests, stream: str, subject: str) -> StoredMessage | None:
+    """The message of a subject that never has a different one."""
+    message = await _read_one(requests, f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
+    return await read_last(requests, stream, subject) if message is None and requests.replicated else message
+
+
 async def read_at(requests: Requests, stream: str, sequence: int) -> StoredMessage | None:
-    return await _read_one(requests, f"$JS.API.DIRECT.GET.{stream}", b'{"seq":%d}' % sequence)
+    message = await _read_one(requests, f"$JS.API.DIRECT.GET.{stream}", b'{"seq":%d}' % sequence)
+    if message is None and requests.replicated:
+        return await read_from_leader(requests, stream, {"seq": sequence})
+    return message
 
 
 async def _read_one(requests: Requests, subject: str, body: bytes) -> StoredMessage | None:
@@ -69,6 +83,23 @@ async def read_all(
     requests: Requests, stream: str, subject: str, *, after: int = 0, limit: int | None = None
 ) -> list[StoredMessage]:
     """The messages of a subject (wildcards allowed) above ``after``, in order, at most ``limit`` of them."""
+    found = await _read_on(requests, stream, subject, after, limit)
+    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while requests.replicated and (limit is None or len(found) < limit):
+        last = await read_from_leader(requests, stream, {"last_by_subj": subject})
+        reached = found[-1].sequence if found else after
+        if last is None or last.sequence <= reached:
+            break
+        if asyncio.get_running_loop().time() >= deadline:
+            message = f"the replicas of {stream} stay behind its leader"
+            raise Transient(message)
+        await asyncio.sleep(BEHIND_SECONDS)
+        found += await _read_on(requests, stream, subject, reached, None if limit is None else limit - len(found))
+    return found
+
+
+async def _read_on(requests: Requests, stream: str, subject: str, after: int, limit: int | None) -> list[StoredMessage]:
+    """What the replica that answers has."""
     found: list[StoredMessage] = []
     while True:
         batch = BATCH if limit is None else min(BATCH, limit - len(found))
@@ -114,12 +145,18 @@ async def _read_batch(
         requests.dismiss(key)
 
 
-async def read_from_leader(requests: Requests, stream: str, query: dict[str, Any]) -> tuple[int, bytes] | None:
-    """Sequence and data of a message by ``{"last_by_subj": …}`` or ``{"seq": …, "next_by_subj": …}``."""
+async def read_from_leader(requests: Requests, stream: str, query: dict[str, Any]) -> StoredMessage | None:
+    """A message by ``{"last_by_subj": …}``, ``{"seq": …}`` or ``{"seq": …, "next_by_subj": …}``."""
     try:
         message = (await requests.api(f"STREAM.MSG.GET.{stream}", query))["message"]
     except Refused as error:
         if error.code == NO_MESSAGE:
             return None
         raise
-    return message["seq"], base64.b64decode(message.get("data", ""))
+    return StoredMessage(
+        sequence=message["seq"],
+        time=message["time"],
+        subject=message["subject"],
+        headers=base64.b64decode(message.get("hdrs", "")),
+        data=base64.b64decode(message.get("data", "")),
+    )

@@ -182,14 +182,14 @@ class JetStreamEventLog:
         found = await read_from_leader(self._requests, self._stream, {"last_by_subj": subject})
         if found is None:
             return 0, 0
-        last = found[0]
-        if _is(envelope, found[1]):
+        last = found.sequence
+        if _is(envelope, found.data):
             return last, last
         if last > expected + 1:
             query = {"seq": expected + 1, "next_by_subj": subject}
             found = await read_from_leader(self._requests, self._stream, query)
-            if found is not None and _is(envelope, found[1]):
-                return found[0], last
+            if found is not None and _is(envelope, found.data):
+                return found.sequence, last
         return 0, last
 
 

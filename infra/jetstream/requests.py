@@ -114,11 +114,13 @@ def checked_subject(subject: str) -> str:
 class Requests:
     """``client`` must be connected when ``start`` is called; afterwards it may come and go.
 
-    ``reconnected`` holds what is to be called each time it has come back.
+    ``reconnected`` holds what is to be called each time it has come back. ``replicated`` says whether a stream may
+    have replicas, which may be behind its leader; it holds until the streams were looked at.
     """
 
     def __init__(self, client: LeanClient) -> None:
         self.client = client
+        self.replicated = True
         self.reconnected: set[Callable[[], None]] = set()
         self._loop = asyncio.get_running_loop()
         self._inbox = client.new_inbox().encode() + b"."

@@ -83,10 +83,15 @@ def stream_configs(tenant: str, replicas: int) -> list[dict[str, Any]]:
 
 async def make_streams(requests: Requests, tenant: str, replicas: int) -> None:
     """Create what is missing, change what differs. Idempotent, and safe for several processes at once."""
+    requests.replicated = replicas > 1
     for config in stream_configs(tenant, replicas):
         name = config["name"]
         try:
             actual = await _stream(requests, name)
+            if actual is not None and actual.get("num_replicas", 1) > replicas:
+                # Somebody made it safer than the settings ask for.
+                config["num_replicas"] = actual["num_replicas"]
+                requests.replicated = True
             if actual is None:
                 try:
                     await requests.api(f"STREAM.CREATE.{name}", config)
@@ -103,6 +108,7 @@ async def make_streams(requests: Requests, tenant: str, replicas: int) -> None:
 
 async def verify_streams(requests: Requests, tenant: str, replicas: int) -> None:
     """Raise ``StreamUnfit`` for the first stream that is missing or differs in what Cairn relies on."""
+    replicated = False
     for config in stream_configs(tenant, replicas):
         name = config["name"]
         actual = await _stream(requests, name)
@@ -111,6 +117,7 @@ async def verify_streams(requests: Requests, tenant: str, replicas: int) -> None
                 f"The stream {name} does not exist, and nats.manage_streams is false. Make it with {_wanted(config)}."
             )
             raise StreamUnfit(message)
+        replicated = replicated or actual.get("num_replicas", 1) > 1
         for key, wanted, found in _differences(config, actual):
             if key in {"max_bytes", "max_age", "max_msgs", "num_replicas"} and name != subjects.events_stream(tenant):
                 continue  # How much of these is kept, and how safely, is the operator's to decide.
@@ -120,6 +127,7 @@ async def verify_streams(requests: Requests, tenant: str, replicas: int) -> None
                 continue
             message = f"The stream {name} has {key} = {found!r}; Cairn needs {wanted!r}. Change the stream."
             raise StreamUnfit(message)
+    requests.replicated = replicated
 
 
 async def _stream(requests: Requests, name: str) -> dict[str, Any] | None:
