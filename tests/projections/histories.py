@@ -281,21 +281,21 @@ class World:
             QuestionAsked(run_id=f"{task}-development-1", call_id="q", question="Which one?"),
             QuestionAnswered(call_id="q", answer="the first"),
         ):
-            yield lambda event=event: ("task", task, (event,))  # type: ignore[misc]
+            yield lambda event=event: ("task", task, (event,))
         for end in (
             TaskCompleted(summary="done"),
             TaskFailed(stage="development", cause="crashed", detail="exit code 3"),
             TaskBlocked(stage="test", cause="rework-limit", detail="1 failed"),
             TaskCancelled(reason="not needed"),
         ):
-            yield lambda end=end: self._set(self.tasks, task, "ended", "task", end)  # type: ignore[misc]
+            yield lambda end=end: self._set(self.tasks, task, "ended", "task", end)
         for run, state in self.runs.items():
             if state == "ended" and run.startswith(f"{task}-"):
-                yield lambda run=run: ("task", task, (RunRecorded(stage="development", run_id=run, result=result),))  # type: ignore[misc]
+                yield lambda run=run: ("task", task, (RunRecorded(stage="development", run_id=run, result=result),))
                 failure = RunFailureRecorded(
                     stage="development", run_id=run, cause="crashed", detail="exit code 3", retry_at=LATER
                 )
-                yield lambda failure=failure: ("task", task, (failure,))  # type: ignore[misc]
+                yield lambda failure=failure: ("task", task, (failure,))
 
     def _request_run(self, task: str) -> Choice:
         attempt = sum(run.startswith(f"{task}-") for run in self.runs) + 1
@@ -319,7 +319,7 @@ class World:
             yield lambda: ("run", run, (postponed,))
             yield lambda: ("run", run, (AgentReminded(text="Call submit."),))
             for end in ENDS:
-                yield lambda end=end: self._set(self.runs, run, "ended", "run", end)  # type: ignore[misc]
+                yield lambda end=end: self._set(self.runs, run, "ended", "run", end)
         else:
             yield lambda: ("environment", environment, (EnvironmentRemoved(reason="task ended"),))
 
@@ -362,7 +362,7 @@ class World:
             ToolCallCompleted(**said, duration_ms=5, content=STORED, exit_code=1, output_bytes=70_000, truncated=True),
             ToolCallFailed(**said, cause="timed-out", detail="after 600 s", duration_ms=600_000),
         ):
-            yield lambda end=end: self._call(call, "ended", "environment", environment, end)  # type: ignore[misc]
+            yield lambda end=end: self._call(call, "ended", "environment", environment, end)
 
     def _call(self, call: str, status: str, entity: str, id: str, event: Event) -> Choice:
         self.calls[call] = (status, self.calls[call][1])
@@ -371,7 +371,7 @@ class World:
     def _of_pull_requests(self) -> Iterable[Callable[[], Choice]]:
         for task in self.tasks:
             if task not in self.pull_requests:
-                yield lambda task=task: self._set(  # type: ignore[misc]
+                yield lambda task=task: self._set(
                     self.pull_requests, task, "open", "pull_request", pull_request_opened(task)
                 )
         for id, state in self.pull_requests.items():
@@ -381,19 +381,17 @@ class World:
                     PullRequestApproved(by="ann"),
                     PullRequestMergeRefused(cause="conflict", detail="in a.py"),
                 ):
-                    yield lambda id=id, event=event: ("pull_request", id, (event,))  # type: ignore[misc]
+                    yield lambda id=id, event=event: ("pull_request", id, (event,))
                 for end in (PullRequestMerged(commit="m1", by="ann"), PullRequestClosed(reason="not needed")):
-                    yield lambda id=id, end=end: self._set(  # type: ignore[misc]
-                        self.pull_requests, id, "ended", "pull_request", end
-                    )
+                    yield lambda id=id, end=end: self._set(self.pull_requests, id, "ended", "pull_request", end)
 
     def _of_deliveries(self) -> Iterable[Callable[[], Choice]]:
         yield self._plan_delivery
         for id, attempt in self.deliveries.items():
             refused = DeliveryAttemptRefused(attempt=attempt + 1, detail="503", retry_at=LATER)
-            yield lambda id=id, refused=refused: ("delivery", id, (refused,))  # type: ignore[misc]
-            yield lambda id=id: ("delivery", id, (DeliverySucceeded(attempt=1),))  # type: ignore[misc]
-            yield lambda id=id: ("delivery", id, (DeliveryAbandoned(attempts=9, detail="410"),))  # type: ignore[misc]
+            yield lambda id=id, refused=refused: ("delivery", id, (refused,))
+            yield lambda id=id: ("delivery", id, (DeliverySucceeded(attempt=1),))
+            yield lambda id=id: ("delivery", id, (DeliveryAbandoned(attempts=9, detail="410"),))
 
     def _plan_delivery(self) -> Choice:
         id = f"delivery-{len(self.deliveries) + 1}"
