@@ -23,7 +23,7 @@ Stage = Annotated[str, typer.Argument(help="The stage's name.")]
 @commands.command("submit")
 def submit(
     context: typer.Context,
-    project: str,
+    project: Annotated[str, typer.Argument(help="The project's name.")],
     title: Annotated[str, typer.Argument(help="What is to be done, in a line.")],
     agent: Annotated[str, typer.Option(help="Which agent; else the one that the project gives the role.")] = "",
     description: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,12 +25,14 @@ class Request(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """``body`` goes as JSON, or as it is where it is bytes. ``cut`` drops the connection after it."""
+    """``body`` goes as JSON, or as it is where it is bytes. ``cut`` drops the connection after it, ``hold_seconds``
+    keeps it open without a word for so long."""
 
     body: Any = None
     status: int = 200
     kind: str = "application/json"
     cut: bool = False
+    hold_seconds: float = 0.0
 
 
 def problem(status: int, slug: str, detail: str) -> Answer:
@@ -119,11 +122,14 @@ def _handler(stub: Callable[[], StubGateway]) -> type[BaseHTTPRequestHandler]:
             data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.kind)
-            # A connection that is cut promises more than it sends.
-            self.send_header("Content-Length", str(len(data) + (100 if answer.cut else 0)))
+            # A connection that is cut, or goes on, promises more than it sends.
+            more = 100 if answer.cut or answer.hold_seconds else 0
+            self.send_header("Content-Length", str(len(data) + more))
             self.end_headers()
             self.wfile.write(data)
-            if answer.cut:
+            self.wfile.flush()
+            time.sleep(answer.hold_seconds)
+            if more:
                 self.close_connection = True
 
         def log_message(self, format: str, *arguments: Any) -> None:
