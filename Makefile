@@ -49,10 +49,10 @@ format: setup ## Put the code into shape
 	$(BIN)/ruff format .
 
 bench: setup ## Measure, against raw JetStream in the same run
-	$(BIN)/python -m bench
+	$(BIN)/python -m tests.bench
 
 bench-peers: setup ## The same loop in DBOS and LangGraph, beside ours
-	$(BIN)/python -m bench.peers
+	$(BIN)/python -m tests.bench.peers
 
 constraints: setup ## Write the versions that are installed into constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check > constraints.txt
