@@ -37,6 +37,7 @@ class LeanClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._receivers: dict[int, Receive] = {}
+        self._outgoing: list[bytes] = []
         self.ready = asyncio.Event()
 
     async def receive(self, subject: str, receive: Receive) -> Subscription:
@@ -65,8 +66,10 @@ class LeanClient(Client):
 
     def write(self, command: bytes) -> bool:
         """Send a protocol command, or keep it for the time after a reconnection; False where that is full."""
-        if self.ready.is_set() and self.is_connected and not self._pending and self._transport is not None:
-            self._transport.write(command)
+        if self._outgoing or (self.ready.is_set() and self.is_connected and not self._pending):
+            if not self._outgoing:
+                asyncio.get_running_loop().call_soon(self._write_outgoing)
+            self._outgoing.append(command)
             return True
         if self.is_closed or self._pending_data_size + len(command) > MAX_WAITING_BYTES:
             return False
@@ -75,6 +78,15 @@ class LeanClient(Client):
         if self.is_connected and self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
         return True
+
+    def _write_outgoing(self) -> None:
+        """What one turn of the event loop has written leaves in one system call."""
+        commands, self._outgoing = self._outgoing, []
+        if self.ready.is_set() and self.is_connected and not self._pending and self._transport is not None:
+            self._transport.write(b"".join(commands))
+        else:
+            for command in commands:
+                self.write(command)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         receive = self._receivers.get(sid)
