@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Union
 
-from events import delivery, environment, project, pull_request, run, task
+from events import delivery, environment, project, pull_request, run, task, task_state
 from events.kernel import Command, Entity, Event, Message
 
 MODULES: tuple[ModuleType, ...] = (project, task, run, environment, pull_request, delivery)
@@ -30,7 +30,7 @@ ENTITIES: dict[str, Entity[Any]] = {
     entity.name: entity
     for entity in (
         project.PROJECT,
-        task.TASK,
+        task_state.TASK,
         run.RUN,
         environment.ENVIRONMENT,
         pull_request.PULL_REQUEST,

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from events.envelope import Recorded
-from events.task import TASK, RunRequested
+from events.task import RunRequested
+from events.task_state import TASK
 from projections.delivery import DELIVERIES
 from projections.environment import ENVIRONMENTS
 from projections.project import PROJECTS

@@ -1,4 +1,4 @@
-"""Tasks: one row each. The fold is the task's own (``events.task.TASK``); the columns are what a reader wants of it.
+"""Tasks: one row each. The fold is the task's own (``events.task_state.TASK``); the columns are what a reader wants of it.
 
 The row keeps the folded state, so that the fold can go on from the row alone. Columns are made of it only when the
 row is written, not for every event.
@@ -16,21 +16,8 @@ from events import names
 from events.catalogue import EVENTS
 from events.envelope import Envelope
 from events.kernel import Event
-from events.task import (
-    TASK,
-    AwaitingApproval,
-    Checking,
-    Running,
-    RunRequested,
-    StageResult,
-    StageState,
-    Stopped,
-    Task,
-    TaskCancelled,
-    TaskCompleted,
-    TaskSubmitted,
-    Waiting,
-)
+from events.task import RunRequested, StageResult, TaskCancelled, TaskCompleted, TaskSubmitted
+from events.task_state import TASK, AwaitingApproval, Checking, Running, StageState, Stopped, Task, Waiting
 from projections.projection import Handler, Projection, json_text, replace
 
 

@@ -45,6 +45,8 @@ class AgentRunner:
             runner=f"{settings.host}-{uuid.uuid4().hex[:12]}",
             backoff_seconds=settings.worker.model_backoff_seconds,
         )
+        handlers = Handlers(plumbing)
+        jetstream.on_reconnect(handlers.send_again_soon)
         self._consumer = consumer(
             runtime,
             durable=f"{subjects.AGENT_RUNNER}-{settings.tenant}-{settings.worker.pool}",
@@ -52,7 +54,7 @@ class AgentRunner:
             filters=[
                 subjects.command(settings.tenant, subjects.AGENT_RUNNER, settings.worker.pool, subjects.RUN_TOKEN, "*")
             ],
-            handler=Handlers(plumbing).handle,
+            handler=handlers.handle,
             concurrency=settings.worker.agents_at_once,
             lease_seconds=settings.worker.lease_seconds,
         )

@@ -296,6 +296,10 @@ class Driver:
         if self._scope is not None and not self._scope.expired() and self._stopped() is not None:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
+    def send_again_soon(self) -> None:
+        """What was on its way may be lost: the open calls are sent again at the next look."""
+        self._resend_at = 0.0
+
     async def until(self, done: Callable[[], bool]) -> None:
         """Wait until ``done``; raises ``Ending`` where the run is cancelled or out of time before."""
         self._resend_at = asyncio.get_running_loop().time() + RESEND_SECONDS

@@ -13,6 +13,12 @@ from services.agent_runner.driver import Driver, Plumbing
 class Handlers:
     def __init__(self, plumbing: Plumbing) -> None:
         self._plumbing = plumbing
+        self._driving: set[Driver] = set()
+
+    def send_again_soon(self) -> None:
+        """The connection came back: calls that were on their way may be lost."""
+        for driver in self._driving:
+            driver.send_again_soon()
 
     async def handle(self, envelope: CommandEnvelope) -> None:
         command = envelope.command
@@ -20,4 +26,8 @@ class Handlers:
             message = f"{type(command).__name__} is no command for a run."
             raise CommandRejected(message, slug="unknown-command", status=400)
         driver = Driver(self._plumbing, envelope, command)
-        await driver.drive(model_loop.work if isinstance(command.agent, ModelAgent) else program_loop.work)
+        self._driving.add(driver)
+        try:
+            await driver.drive(model_loop.work if isinstance(command.agent, ModelAgent) else program_loop.work)
+        finally:
+            self._driving.discard(driver)

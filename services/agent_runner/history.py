@@ -14,7 +14,7 @@ from events.envelope import Recorded
 from events.environment import ENVIRONMENT, CallEnd, Environment, EnvironmentPreparationFailed
 from events.kernel import Event
 from events.run import AnswerReceived, RunStarted, ToolCallRefused, ToolCallRequested
-from events.task import TASK, Task
+from events.task_state import TASK, Task
 from infra.ports import EventLog
 from services.agent_runner.watch import Watch
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from events.envelope import Recorded
 from events.environment import ENVIRONMENT
-from events.task import TASK
+from events.task_state import TASK
 from infra.ports import EventLog, Following
 
 Receiver = Callable[[Recorded], None]

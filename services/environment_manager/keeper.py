@@ -14,7 +14,8 @@ from events.environment import ExecuteTool
 from events.errors import CairnError
 from events.kernel import Event
 from events.run import RUN, Run
-from events.task import TASK, CheckRequested, RunRequested, Task, TaskCancelled, TaskCompleted
+from events.task import CheckRequested, RunRequested, TaskCancelled, TaskCompleted
+from events.task_state import TASK, Task
 from infra.entities import Cause
 from infra.ports import EventLog, Following
 from services.environment_manager import reconcile

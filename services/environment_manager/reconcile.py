@@ -9,7 +9,8 @@ import msgspec
 from events.calls import OF_THE_RUNNER, call_of_check, call_of_run
 from events.environment import Environment, ExecuteTool, ToolCallStarted
 from events.run import Run
-from events.task import CheckRequested, Task, TaskCancelled, TaskCompleted
+from events.task import CheckRequested, TaskCancelled, TaskCompleted
+from events.task_state import Task
 
 
 class Remove(msgspec.Struct, frozen=True):

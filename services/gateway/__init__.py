@@ -1,0 +1,1 @@
+"""HTTP: commands in, read models and live streams out. Owns nothing."""

@@ -45,7 +45,7 @@ class Edge:
             await self._app(scope, self._limited(receive), watched_send)
         except Problem as problem:
             await problem.response()(scope, receive, send)
-        except Exception as error:
+        except Exception as error:  # The outermost edge: a bug of ours must not show a caller its traceback.
             log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
             if not started:
                 await as_problem(error).response()(scope, receive, send)

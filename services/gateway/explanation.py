@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from events.task import Question
+from events.task_state import Question
 from infra.ports import Clock
 from projections.task import StageView
 from services.gateway.ports import Explanation, Obstacle, OpenReadModels

@@ -17,7 +17,6 @@ from events.environment import (
 from events.kernel import Event
 from events.run import RUN, RUN_ENDS, RunStarted
 from events.task import (
-    TASK,
     CheckRequested,
     GatePassed,
     GateRefused,
@@ -25,12 +24,12 @@ from events.task import (
     RunFailureRecorded,
     RunRecorded,
     RunRequested,
-    Task,
     TaskBlocked,
     TaskCancelled,
     TaskCompleted,
     TaskFailed,
 )
+from events.task_state import TASK, Task
 from infra.ports import EventLog
 from services.gateway.selection import ENVIRONMENT, Selection, environment_of, exactly
 

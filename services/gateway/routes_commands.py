@@ -12,7 +12,8 @@ from events.kernel import Command
 from events.names import checked_name
 from events.project import PROJECT
 from events.pull_request import PULL_REQUEST, ClosePullRequest, MergePullRequest
-from events.task import TASK, ApproveStage, CancelTask, RejectStage, RetryTask
+from events.task import ApproveStage, CancelTask, RejectStage, RetryTask
+from events.task_state import TASK
 from services.gateway import schemas
 from services.gateway.answers import Json, Problem
 from services.gateway.commands import Asked, Wish

@@ -13,7 +13,8 @@ import msgspec
 
 from events.envelope import Recorded
 from events.run import RUN
-from events.task import TASK, CheckRequested, RunRequested
+from events.task import CheckRequested, RunRequested
+from events.task_state import TASK
 from infra.ports import EventLog
 from services.gateway.answers import Problem
 from services.gateway.views import checked_entity, checked_id

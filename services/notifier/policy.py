@@ -20,15 +20,8 @@ from events.delivery import DELIVERY, DeliveryPlanned
 from events.envelope import Recorded
 from events.kernel import Event
 from events.pull_request import PULL_REQUEST, PullRequestMerged, PullRequestMergeRefused, PullRequestOpened
-from events.task import (
-    TASK,
-    ApprovalRequested,
-    QuestionAsked,
-    TaskBlocked,
-    TaskCancelled,
-    TaskCompleted,
-    TaskFailed,
-)
+from events.task import ApprovalRequested, QuestionAsked, TaskBlocked, TaskCancelled, TaskCompleted, TaskFailed
+from events.task_state import TASK
 from infra.settings import SettingsInvalid, Webhook
 from services.notifier.deciders.delivery import IN_APP, WEBHOOK
 

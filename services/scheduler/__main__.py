@@ -44,6 +44,7 @@ class Scheduler:
             agents_at_once=settings.scheduling.agents_at_once,
             reconcile_seconds=settings.scheduling.reconcile_seconds,
         )
+        jetstream.on_reconnect(self._placer.send_again_soon)
         self._consumer = consumer(
             runtime,
             durable=f"{subjects.SCHEDULER}-{settings.tenant}",

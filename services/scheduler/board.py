@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from events.envelope import Recorded
 from events.project import PROJECT, Project
-from events.task import TASK, Task
+from events.task_state import TASK, Task
 from infra.ports import EventLog, Following
 
 ENTITIES = (PROJECT.name, TASK.name)

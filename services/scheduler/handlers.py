@@ -13,7 +13,6 @@ from events.errors import CommandRejected, Invalid, NotFound, Transient
 from events.kernel import Event
 from events.project import PROJECT, AddProject
 from events.task import (
-    TASK,
     AnswerQuestion,
     ApproveStage,
     AskQuestion,
@@ -26,8 +25,8 @@ from events.task import (
     RetryTask,
     RunRequested,
     SubmitTask,
-    Task,
 )
+from events.task_state import TASK, Task
 from infra.entities import Cause, Decision, EntityStore
 from infra.ports import Clock, EventLog
 from infra.sender import Sender

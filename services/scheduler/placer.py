@@ -49,6 +49,11 @@ class Placer:
         self._wake = wake
         self._agents_at_once = agents_at_once
         self._reconcile_seconds = reconcile_seconds
+        self._round = 0
+
+    def send_again_soon(self) -> None:
+        """The connection came back: commands that were on their way may be lost."""
+        self._round = 0
 
     async def run(self) -> None:
         while True:
@@ -59,14 +64,13 @@ class Placer:
 
     async def reconcile(self) -> None:
         """Every round, send again the commands that tasks stand for. Receivers know those that arrived before."""
-        rounds = 0
         while True:
             for task in [task for task in self._board.tasks.values() if task.ended is None and task.requests]:
                 for key, request in task.requests.items():
-                    if isinstance(request, RunRequested) or rounds % ROUNDS_BETWEEN_CHECKS == 0:
+                    if isinstance(request, RunRequested) or self._round % ROUNDS_BETWEEN_CHECKS == 0:
                         again = f"-{uuid.uuid4().hex[:8]}"
                         await self._handlers.dispatch(task, request, Cause(id=key), again=again)
-            rounds += 1
+            self._round += 1
             await self._clock.sleep(self._reconcile_seconds)
 
     async def _place(self) -> float:

@@ -21,7 +21,8 @@ from events.kernel import Command
 from events.pipeline import Stage, find_cycle
 from events.project import Project
 from events.run import StartRun
-from events.task import CheckRequested, Running, RunRequested, Task, TaskCompleted, Waiting
+from events.task import CheckRequested, RunRequested, TaskCompleted
+from events.task_state import Running, Task, Waiting
 
 MAX_DEPENDENCIES = 20
 MAX_DEPTH = 50

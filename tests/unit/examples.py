@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from events.agents import Limits, ModelAgent
+from events.environment import ToolCallStarted
 from events.kernel import Entity, Event
 from events.pipeline import DEVELOPMENT, Pipeline
 from events.project import ProjectSettings, Repository
@@ -61,3 +62,7 @@ class Story(Generic[S]):
 
 def kinds(events: Iterable[Event]) -> list[str]:
     return [type(event).__name__ for event in events]
+
+
+def started_call(id: str) -> ToolCallStarted:
+    return ToolCallStarted(call_id=id, run_id="shop-1-development-1", tool="shell")

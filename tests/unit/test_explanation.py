@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from events.task import Question, StageResult
+from events.task import StageResult
+from events.task_state import Question
 from projections.task import StageView
 from services.gateway.explanation import Situation, explain
 

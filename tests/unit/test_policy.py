@@ -13,16 +13,8 @@ from events.errors import Invalid
 from events.pipeline import DEVELOPMENT, Pipeline, Stage
 from events.project import Project
 from events.run import StartRun
-from events.task import (
-    TASK,
-    CheckRequested,
-    RecordCheck,
-    RecordRunFailed,
-    RecordRunSucceeded,
-    StageResult,
-    Task,
-    TaskCompleted,
-)
+from events.task import CheckRequested, RecordCheck, RecordRunFailed, RecordRunSucceeded, StageResult, TaskCompleted
+from events.task_state import TASK, Task
 from services.scheduler import policy
 from services.scheduler.deciders import task as decider
 from services.scheduler.policy import Placed

@@ -9,7 +9,6 @@ import pytest
 from events.errors import CommandRejected, Invalid, NotFound
 from events.pipeline import Pipeline, PullRequestGate, Stage, TestsGate, checked
 from events.task import (
-    TASK,
     AnswerQuestion,
     ApproveStage,
     AskQuestion,
@@ -22,8 +21,8 @@ from events.task import (
     RunRequested,
     StageResult,
     StageRolledBack,
-    Task,
 )
+from events.task_state import TASK, Task
 from services.scheduler.deciders import task as decider
 from tests.unit.examples import NOW, RESULT, Story, kinds, settings, start, submit
 

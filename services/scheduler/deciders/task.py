@@ -16,19 +16,15 @@ from events.names import branch_name, check_id, environment_id, run_id
 from events.pipeline import PullRequestGate, Stage, TestsGate
 from events.project import ProjectSettings
 from events.task import (
-    TASK,
     AnswerQuestion,
     ApprovalRequested,
     ApproveStage,
     AskQuestion,
-    AwaitingApproval,
     CancelTask,
-    Checking,
     CheckRequested,
     GatePassed,
     GateRefused,
     GateUnevaluated,
-    Passed,
     QuestionAnswered,
     QuestionAsked,
     RecordCheck,
@@ -36,7 +32,6 @@ from events.task import (
     RecordRunSucceeded,
     RejectStage,
     RunFailureRecorded,
-    Running,
     RunRecorded,
     RunRequested,
     StageApproved,
@@ -44,11 +39,8 @@ from events.task import (
     StageRejected,
     StageResult,
     StageRolledBack,
-    StageState,
     StartStage,
-    Stopped,
     SubmitTask,
-    Task,
     TaskBlocked,
     TaskCancelled,
     TaskCompleted,
@@ -56,6 +48,7 @@ from events.task import (
     TaskReopened,
     TaskSubmitted,
 )
+from events.task_state import TASK, AwaitingApproval, Checking, Passed, Running, StageState, Stopped, Task
 
 MAX_UNEVALUATED = 3
 
