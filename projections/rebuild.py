@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from events.envelope import Recorded
     from infra.postgres import Connection
 
-# Decisions in one write: enough that its own cost vanishes, few enough to stay small in memory.
-BATCH = 4_000
+# Decisions in one write, at least: enough that its own cost vanishes.
+BATCH = 2_000
+# So many times that, at most: few enough to stay small in memory.
+LARGEST_BATCHES = 6
 
 # Objects that may come to be before the collector looks for cycles: more than two batches are made of.
 GARBAGE_THRESHOLD = 500_000
@@ -52,9 +54,10 @@ async def rebuild(connection: Connection, event_log: EventLog, reason: str) -> i
 
 
 async def catch_up(store: Store, event_log: EventLog, batch: int) -> int:
-    """Write what the log holds above ``store.sequence`` now, ``batch`` decisions a transaction; answers how many.
+    """Write what the log holds above ``store.sequence`` now, ``batch`` decisions a transaction or more; answers how
+    many.
 
-    While PostgreSQL takes one batch the next one is read.
+    While PostgreSQL takes one batch the next one is read and decoded, a larger one where it takes long.
     """
     with _collecting_seldom():
         return await _catch_up(store, event_log, batch)
@@ -67,7 +70,7 @@ async def _catch_up(store: Store, event_log: EventLog, batch: int) -> int:
     try:
         async for records in event_log.replay(after=store.sequence):
             gathered += records
-            if len(gathered) >= batch:
+            if len(gathered) >= batch and (writing.done() or len(gathered) >= batch * LARGEST_BATCHES):
                 await writing
                 writing = asyncio.create_task(store.write(gathered))
                 count += len(gathered)
