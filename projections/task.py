@@ -1,4 +1,4 @@
-"""Tasks: one row each. The fold is the task's own (``events.task_state.TASK``); the columns are what a reader wants of it.
+"""Tasks: one row each. The fold is the task's own (``TASK``); the columns are what a reader wants of it.
 
 The row keeps the folded state, so that the fold can go on from the row alone. Columns are made of it only when the
 row is written, not for every event.

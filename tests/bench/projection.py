@@ -109,9 +109,11 @@ async def _follow(settings: Settings, postgres_url: str) -> Row:
     jetstream = await JetStream.connect(settings, "bench")
     loop = asyncio.get_running_loop()
     seen: list[tuple[int, float]] = []
+    arrived = asyncio.Event()
 
     def notified(opened: Any, pid: int, channel: str, payload: object) -> None:
         seen.append((int(str(payload)), loop.time()))
+        arrived.set()
 
     async with connection(postgres_url) as opened:
         await opened.add_listener(schema.schema_name(jetstream.log.tenant), notified)
@@ -120,7 +122,8 @@ async def _follow(settings: Settings, postgres_url: str) -> Row:
         )
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (seen and seen[-1][0] >= max(appended)):
-                await asyncio.sleep(0.05)
+                await arrived.wait()
+                arrived.clear()
     await jetstream.close()
     delays = []
     notifications = iter(seen)
