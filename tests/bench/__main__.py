@@ -12,6 +12,7 @@ from tests.bench.table import machine, markdown
 MEASUREMENTS = {
     "append": "Appending to the log",
     "agent_loop": "Agent loop",
+    "submit": "From submission to an agent at work",
     "projection": "Projection",
 }
 
