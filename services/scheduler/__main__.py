@@ -9,8 +9,9 @@ from events import subjects
 from infra.consuming import consumer
 from infra.sender import Sender
 from infra.service import Runtime, run
+from infra.snapshots import SnapshotFile
 from services.scheduler.adapters.agents import ConfiguredAgents
-from services.scheduler.board import Board
+from services.scheduler.board import Board, BoardSnapshot
 from services.scheduler.handlers import Handlers
 from services.scheduler.placer import Placer
 
@@ -22,7 +23,7 @@ class Scheduler:
     def __init__(self, runtime: Runtime) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
         self._runtime = runtime
-        self._board = Board()
+        self._board = Board(SnapshotFile(settings.home_path / "snapshots" / "board", BoardSnapshot))
         self._wake = asyncio.Event()
         sender = Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.SCHEDULER)
         agents = ConfiguredAgents()
@@ -68,6 +69,7 @@ class Scheduler:
             loop.cancel()
         await self._consumer.stop(STOP_SECONDS)
         await self._following.close()
+        self._board.save(least=1)
 
 
 async def start(runtime: Runtime) -> Scheduler:

@@ -1,23 +1,44 @@
 """What the scheduler knows: every project and task, folded from the log and kept up to date.
 
-The board begins with a replay and follows the log from there. The scheduler's own decisions are put in at once, so
-that placement never works with less than what was just decided; the same records coming back are skipped.
+The board begins with a snapshot, if there is one, and a replay of what came since, and follows the log from there. The
+scheduler's own decisions are put in at once, so that placement never works with less than what was just decided; the
+same records coming back are skipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
+
+import msgspec
 
 from events.envelope import Recorded
 from events.project import PROJECT, Project
 from events.task_state import TASK, Task
 from infra.ports import EventLog, Following
+from infra.snapshots import SnapshotFile
 
 ENTITIES = (PROJECT.name, TASK.name)
 
+# So many decisions may be read again at a start before a new snapshot is worth its writing.
+DECISIONS_BETWEEN_SNAPSHOTS = 5_000
+
+
+class BoardSnapshot(msgspec.Struct, frozen=True):
+    """Projects and tasks with their revisions, and the traces of the tasks."""
+
+    projects: list[tuple[Project, int]]
+    tasks: list[tuple[Task, int]]
+    traces: dict[str, str]
+
 
 class Board:
-    def __init__(self) -> None:
+    """``snapshots`` is where it is kept between starts, None where it is always read anew."""
+
+    def __init__(self, snapshots: SnapshotFile[BoardSnapshot] | None = None) -> None:
+        self._snapshots = snapshots
+        self._created_at: datetime | None = None
+        self._since_saved = 0
         self.projects: dict[str, Project] = {}
         self.tasks: dict[str, Task] = {}
         # Task → the trace that its submission began, so that everything done for it later belongs to it.
@@ -28,9 +49,35 @@ class Board:
         self.sequence = 0
 
     async def load(self, log: EventLog) -> None:
-        async for records in log.replay(entities=ENTITIES):
+        if self._snapshots is not None:
+            self._created_at = await log.created_at()
+            found = self._snapshots.load(created_at=self._created_at, last_sequence=await log.last_sequence())
+            if found is not None:
+                self._restore(*found)
+        async for records in log.replay(after=self.sequence, entities=ENTITIES):
             for record in records:
                 self.apply(record)
+        self.save()
+
+    def save(self, *, least: int = DECISIONS_BETWEEN_SNAPSHOTS) -> None:
+        """Keep a snapshot, if at least so many decisions came since the last one."""
+        if self._snapshots is None or self._created_at is None or self._since_saved < max(1, least):
+            return
+        snapshot = BoardSnapshot(
+            projects=[(project, self._revisions[PROJECT.name, id]) for id, project in self.projects.items()],
+            tasks=[(task, self._revisions[TASK.name, id]) for id, task in self.tasks.items()],
+            traces=self.traces,
+        )
+        self._snapshots.save(snapshot, created_at=self._created_at, sequence=self.sequence)
+        self._since_saved = 0
+
+    def _restore(self, snapshot: BoardSnapshot, sequence: int) -> None:
+        for project, revision in snapshot.projects:
+            self.put_project(project, revision)
+        for task, revision in snapshot.tasks:
+            self.put_task(task, revision)
+        self.traces.update(snapshot.traces)
+        self.sequence = sequence
 
     async def follow(self, log: EventLog, changed: Callable[[], None]) -> Following:
         def deliver(record: Recorded) -> None:
@@ -43,6 +90,7 @@ class Board:
         """Fold one record; False where it is known already."""
         envelope = record.envelope
         self.sequence = max(self.sequence, record.sequence)
+        self._since_saved += 1
         if envelope.entity == TASK.name and envelope.trace:
             self.traces.setdefault(envelope.entity_id, envelope.trace)
         if record.sequence <= self._revisions.get((envelope.entity, envelope.entity_id), 0):

@@ -71,6 +71,7 @@ class Placer:
                         again = f"-{uuid.uuid4().hex[:8]}"
                         await self._handlers.dispatch(task, request, Cause(id=key), again=again)
             self._round += 1
+            self._board.save()
             await self._clock.sleep(self._reconcile_seconds)
 
     async def _place(self) -> float:

@@ -30,26 +30,30 @@ def nats_server(home: Path, *, sync_always: bool) -> Iterator[Settings]:
         )
 
 
+def program(settings: Settings, name: str, environment: dict[str, str] | None = None) -> ServiceProgram:
+    """A service of the worker ``bench``, not started yet."""
+    home = settings.home_path
+    return ServiceProgram(
+        name,
+        SERVICES[name],
+        home=home,
+        directory=home,
+        environment={
+            "CAIRN_HOME": str(home),
+            "CAIRN_NATS__URL": settings.nats.url,
+            "CAIRN_WORKER__HOST": "bench",
+            "CAIRN_TELEMETRY__LOG_LEVEL": "warning",
+            **(environment or {}),
+        },
+        stop_seconds=10.0,
+    )
+
+
 @contextlib.contextmanager
 def services(settings: Settings, names: Sequence[str], environment: dict[str, str] | None = None) -> Iterator[None]:
-    home = settings.home_path
     with contextlib.ExitStack() as stack:
         for name in names:
-            program = ServiceProgram(
-                name,
-                SERVICES[name],
-                home=home,
-                directory=home,
-                environment={
-                    "CAIRN_HOME": str(home),
-                    "CAIRN_NATS__URL": settings.nats.url,
-                    "CAIRN_WORKER__HOST": "bench",
-                    "CAIRN_TELEMETRY__LOG_LEVEL": "warning",
-                    **(environment or {}),
-                },
-                stop_seconds=10.0,
-            )
-            stack.enter_context(program.start())
+            stack.enter_context(program(settings, name, environment).start())
         yield
 
 

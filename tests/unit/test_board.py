@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from events.envelope import Envelope, Recorded
 from events.kernel import Event
 from events.project import ProjectAdded
 from events.task import TaskCancelled
 from events.task_state import TASK
-from services.scheduler.board import Board
+from infra.memory.plumbing import Memory
+from infra.snapshots import SnapshotFile
+from services.scheduler.board import Board, BoardSnapshot
 from services.scheduler.deciders import task as decider
 from tests.unit.examples import NOW, settings, submit
 
@@ -65,3 +69,26 @@ def test_trace_of_a_submission_is_kept_for_what_follows() -> None:
     board.apply(recorded(1, "shop-1", *submitted(), trace="00-aa-bb-01"))
     board.apply(recorded(2, "shop-1", TaskCancelled(), trace="00-cc-dd-01"))
     assert board.traces == {"shop-1": "00-aa-bb-01"}
+
+
+async def test_a_snapshot_spares_reading_what_was_read_before(tmp_path: Path) -> None:
+    """A new board begins where the last one saved, and ends where one does that read everything."""
+    log = Memory().log
+    for number in (1, 2):
+        envelope = recorded(0, f"shop-{number}", *submitted(number), trace="00-a-b-01").envelope
+        await log.append(envelope, expected=0)
+    snapshots = SnapshotFile(tmp_path / "board", BoardSnapshot)
+    first = Board(snapshots)
+    await first.load(log)
+    first.save(least=1)
+    revision = (await log.load("task", "shop-2"))[-1].sequence
+    await log.append(recorded(0, "shop-2", TaskCancelled(reason="no")).envelope, expected=revision)
+    second, whole = Board(snapshots), Board()
+    await second.load(log)
+    await whole.load(log)
+    assert second.tasks == whole.tasks
+    assert second.tasks["shop-2"].status == "cancelled"
+    assert second.traces == {"shop-1": "00-a-b-01", "shop-2": "00-a-b-01"}
+    assert second.sequence == whole.sequence
+    assert second.next_number("shop") == 3
+    assert second.task_of_submission("s1") == "shop-1"
