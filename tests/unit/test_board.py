@@ -82,7 +82,7 @@ async def test_a_snapshot_spares_reading_what_was_read_before(tmp_path: Path) ->
     await first.load(log)
     first.save(least=1)
     revision = (await log.load("task", "shop-2"))[-1].sequence
-    await log.append(recorded(0, "shop-2", TaskCancelled(reason="no")).envelope, expected=revision)
+    await log.append(recorded(9, "shop-2", TaskCancelled(reason="no")).envelope, expected=revision)
     second, whole = Board(snapshots), Board()
     await second.load(log)
     await whole.load(log)
