@@ -14,6 +14,7 @@ MEASUREMENTS = {
     "agent_loop": "Agent loop",
     "submit": "From submission to an agent at work",
     "projection": "Projection",
+    "output": "Output of a process to a client",
 }
 
 
