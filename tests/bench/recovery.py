@@ -74,8 +74,10 @@ async def _measure(settings: Settings, supervisor: Supervisor, runner: ServicePr
     await sender.send(
         subjects.AGENT_RUNNER, subjects.ANY, "run", run, command, command_id=f"{id}-start", cause=Cause(id=id)
     )
-    while (record := await jetstream.log.last("run", run)) is None or _step(record.envelope.events[0]) < steps:
+    record = None
+    while record is None or _step(record.envelope.events[0]) < steps:  # noqa: ASYNC110 - the log is asked seldom
         await asyncio.sleep(0.05)
+        record = await jetstream.log.last("run", run)
     await asyncio.sleep(0.3)
     killed_at = datetime.now(UTC)
     assert runner.pid is not None
@@ -108,14 +110,17 @@ def _step(event: object) -> int:
 
 def run() -> list[Row]:
     rows = []
-    with worker.directory() as home, worker.nats_server(home, sync_always=True) as settings:
-        with worker.services(settings, (subjects.ENVIRONMENT_MANAGER,)):
-            runner = worker.program(settings, subjects.AGENT_RUNNER)
-            supervisor = Supervisor()
-            supervisor.add(runner)
-            try:
-                supervisor.wait_until_ready(30.0)
-                rows += [uvloop.run(_measure(settings, supervisor, runner, steps)) for steps in STEPS]
-            finally:
-                supervisor.stop()
+    with (
+        worker.directory() as home,
+        worker.nats_server(home, sync_always=True) as settings,
+        worker.services(settings, (subjects.ENVIRONMENT_MANAGER,)),
+    ):
+        runner = worker.program(settings, subjects.AGENT_RUNNER)
+        supervisor = Supervisor()
+        supervisor.add(runner)
+        try:
+            supervisor.wait_until_ready(30.0)
+            rows += [uvloop.run(_measure(settings, supervisor, runner, steps)) for steps in STEPS]
+        finally:
+            supervisor.stop()
     return rows

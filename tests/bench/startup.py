@@ -80,23 +80,26 @@ def _started(settings: Settings, name: str, environment: dict[str, str]) -> floa
 
 def run() -> list[Row]:
     rows = []
-    with worker.directory() as home, worker.nats_server(home, sync_always=False) as settings:
-        with PostgresServer(home / "postgres").start() as postgres:
-            environment = {"CAIRN_POSTGRES__URL": postgres.url, "CAIRN_GATEWAY__PORT": "0"}
-            runs = 0
-            for events in EVENTS:
-                grown = events // EVENTS_A_RUN
-                uvloop.run(_grow(settings, range(runs, grown)))
-                runs = grown
-                for name in SERVICES:
-                    first = _started(settings, name, environment)
-                    again = _started(settings, name, environment)
-                    rows.append(
-                        Row(
-                            what=f"{name} ready, {events:,} events in the log",
-                            sync="default",
-                            value=f"{again:.2f} s (the first time {first:.2f} s)",
-                            target="≤ 3 s",
-                        )
+    with (
+        worker.directory() as home,
+        worker.nats_server(home, sync_always=False) as settings,
+        PostgresServer(home / "postgres").start() as postgres,
+    ):
+        environment = {"CAIRN_POSTGRES__URL": postgres.url, "CAIRN_GATEWAY__PORT": "0"}
+        runs = 0
+        for events in EVENTS:
+            grown = events // EVENTS_A_RUN
+            uvloop.run(_grow(settings, range(runs, grown)))
+            runs = grown
+            for name in SERVICES:
+                first = _started(settings, name, environment)
+                again = _started(settings, name, environment)
+                rows.append(
+                    Row(
+                        what=f"{name} ready, {events:,} events in the log",
+                        sync="default",
+                        value=f"{again:.2f} s (the first time {first:.2f} s)",
+                        target="≤ 3 s",
                     )
+                )
     return rows
