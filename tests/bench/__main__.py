@@ -15,6 +15,8 @@ MEASUREMENTS = {
     "submit": "From submission to an agent at work",
     "projection": "Projection",
     "output": "Output of a process to a client",
+    "recovery": "A runner killed in the middle",
+    "startup": "Start-up with a long history",
 }
 
 

@@ -75,7 +75,7 @@ async def _measure(settings: Settings, supervisor: Supervisor, runner: ServicePr
         subjects.AGENT_RUNNER, subjects.ANY, "run", run, command, command_id=f"{id}-start", cause=Cause(id=id)
     )
     record = None
-    while record is None or _step(record.envelope.events[0]) < steps:  # noqa: ASYNC110 - the log is asked seldom
+    while record is None or _step(record.envelope.events[0]) < steps:
         await asyncio.sleep(0.05)
         record = await jetstream.log.last("run", run)
     await asyncio.sleep(0.3)
