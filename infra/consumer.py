@@ -29,7 +29,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from events.codec import decode_command
@@ -44,9 +43,8 @@ from events.errors import (
     UndecodableMessage,
 )
 from infra.clock import SystemClock
-from infra.leases import LeaseFiles
 from infra.metrics import count_dead_letter, watch_in_flight
-from infra.ports import Clock, CommandBus, CommandHandler, CommandSource, DeadLetters, Delivered, Following
+from infra.ports import Clock, CommandBus, CommandHandler, CommandSource, DeadLetters, Delivered, Following, Leases
 
 logger = logging.getLogger("cairn.consumer")
 
@@ -78,7 +76,7 @@ class Consumer:
         concurrency: int,
         lease_seconds: float,
         max_deliveries: int = 5,
-        lease_directory: Path | None = None,
+        leases: Leases | None = None,
         clock: Clock | None = None,
         on_handled: Handled | None = None,
         around: Callable[[CommandEnvelope], AbstractContextManager[Any]] = lambda envelope: nullcontext(),
@@ -94,7 +92,7 @@ class Consumer:
         self._concurrency = concurrency
         self._lease_seconds = lease_seconds
         self._max_deliveries = max_deliveries
-        self._leases = None if lease_directory is None else LeaseFiles(lease_directory, lease_seconds)
+        self._leases = leases
         self._clock = clock or SystemClock()
         self._on_handled = on_handled
         self._around = around

@@ -36,7 +36,7 @@ def consumer(
         handler=handler,
         concurrency=concurrency,
         lease_seconds=lease_seconds,
-        lease_directory=runtime.settings.home_path / "leases" / durable if remember_leases else None,
+        leases=runtime.leases(durable, lease_seconds) if remember_leases else None,
         around=processing,
         on_handled=observe_command(runtime.name),
     )

@@ -222,3 +222,18 @@ class CommandSource(Protocol):
 
     async def give_back(self, token: str) -> None:
         """Hand a command that a dead process held to the next one at once. Harmless where it is settled."""
+
+
+class Leases(Protocol):
+    """The tokens of the commands in hand, kept where the next process of this host finds them."""
+
+    def open(self) -> list[str]:
+        """Begin to keep leases; answer the tokens that dead predecessors left and whose time is not over."""
+
+    def keep(self, token: str) -> None: ...
+
+    def extend(self, token: str) -> None: ...
+
+    def drop(self, token: str) -> None: ...
+
+    def close(self) -> None: ...

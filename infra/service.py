@@ -30,7 +30,8 @@ from infra import logs, settings, telemetry
 from infra.clock import SystemClock
 from infra.health import Health
 from infra.jetstream.connection import JetStream
-from infra.ports import Clock
+from infra.leases import LeaseFiles
+from infra.ports import Clock, Leases
 from infra.settings import Settings, SettingsInvalid
 
 EXIT_STOPPED = 0
@@ -55,6 +56,10 @@ class Runtime:
     clock: Clock
     health: Health
     _failures: asyncio.Queue[BaseException] = field(default_factory=asyncio.Queue, repr=False)
+
+    def leases(self, durable: str, lease_seconds: float) -> Leases:
+        """Where the leases of a queue's commands outlive this process."""
+        return LeaseFiles(self.settings.home_path / "leases" / durable, lease_seconds)
 
     def guard(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         """End the whole process, to be started anew, if ``task`` ends with an exception that it should not have."""

@@ -17,6 +17,7 @@ from services.agent_runner.adapters import open_model
 from services.agent_runner.adapters.http import Http
 from services.agent_runner.driver import Plumbing
 from services.agent_runner.handlers import Handlers
+from services.agent_runner.ports import Model, Models
 from services.agent_runner.prompts import system_prompt
 from services.agent_runner.watch import Watch
 
@@ -27,11 +28,26 @@ def _system(agent: Agent) -> str:
     return system_prompt([tool.name for tool in tools.AGENT_TOOLS], agent.instructions)
 
 
+class HttpModels:
+    """The models that agents name, over one pool of connections."""
+
+    def __init__(self) -> None:
+        self._http = Http()
+
+    def open(self, agent: ModelAgent) -> Model:
+        return open_model(agent, resolve, self._http)
+
+    async def close(self) -> None:
+        await self._http.close()
+
+
 class AgentRunner:
-    def __init__(self, runtime: Runtime) -> None:
+    """``runner`` names this process: no other one, before or beside it, has the same name."""
+
+    def __init__(self, runtime: Runtime, models: Models, *, runner: str) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
         self._watch = Watch(jetstream.log)
-        self._http = Http()
+        self._models = models
         plumbing = Plumbing(
             log=jetstream.log,
             runs=EntityStore(jetstream.log, RUN, runtime.clock),
@@ -39,10 +55,10 @@ class AgentRunner:
             sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.AGENT_RUNNER),
             clock=runtime.clock,
             watch=self._watch,
-            open_model=lambda agent: open_model(agent, resolve, self._http),
+            open_model=models.open,
             system_prompt=_system,
             host=settings.host,
-            runner=f"{settings.host}-{uuid.uuid4().hex[:12]}",
+            runner=runner,
             backoff_seconds=settings.worker.model_backoff_seconds,
         )
         handlers = Handlers(plumbing)
@@ -68,11 +84,12 @@ class AgentRunner:
         """Every lease is given back at once: whoever takes it goes on at the last durable step."""
         await self._consumer.stop(0)
         await self._following.close()
-        await self._http.close()
+        await self._models.close()
 
 
 async def start(runtime: Runtime) -> AgentRunner:
-    return await AgentRunner(runtime).start()
+    runner = f"{runtime.settings.host}-{uuid.uuid4().hex[:12]}"
+    return await AgentRunner(runtime, HttpModels(), runner=runner).start()
 
 
 if __name__ == "__main__":

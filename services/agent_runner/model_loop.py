@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-import time
 
 from events import tools
 from events.agents import ModelAgent
@@ -43,7 +43,7 @@ async def work(driver: Driver) -> None:
 
 
 async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
-    began = time.monotonic()
+    began = asyncio.get_running_loop().time()
     with telemetry.span(
         f"chat {agent.model or agent.provider}",
         attributes={semantics.GEN_AI_OPERATION_NAME: "chat", semantics.GEN_AI_REQUEST_MODEL: agent.model},
@@ -79,7 +79,7 @@ async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
     cost_usd = (
         answer.input_tokens * agent.price.input_usd + answer.output_tokens * agent.price.output_usd
     ) / TOKENS_A_PRICE
-    duration_ms = round((time.monotonic() - began) * 1000)
+    duration_ms = round((asyncio.get_running_loop().time() - began) * 1000)
     await driver.decide(
         lambda run: decider.respond(run, driver.epoch, answer, requested, cost_usd=cost_usd, duration_ms=duration_ms)
     )
@@ -92,7 +92,7 @@ def _request(driver: Driver, agent: ModelAgent) -> ModelRequest:
     return ModelRequest(
         system=started.system,
         messages=driver.history.conversation.messages,
-        tools=tools.AGENT_TOOLS,
+        tools=tools.offered_to(agent),
         read=driver.text_of,
         max_output_tokens=agent.max_output_tokens,
         turn=driver.history.conversation.turns,

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from events.agents import ModelAgent
 from events.content import Content
 from events.conversation import Message
 from events.errors import Permanent, Transient
@@ -60,6 +61,13 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class Model(Protocol):
     async def respond(self, request: ModelRequest) -> ModelAnswer:
         """The model's next answer. Raises ``ModelUnavailable`` and ``ModelRefused``."""
+
+
+class Models(Protocol):
+    def open(self, agent: ModelAgent) -> Model:
+        """The model that the agent names. Raises ``Permanent`` where it cannot be had."""
+
+    async def close(self) -> None: ...
 
 
 class ModelUnavailable(Transient):

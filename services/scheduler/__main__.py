@@ -14,19 +14,19 @@ from services.scheduler.adapters.agents import ConfiguredAgents
 from services.scheduler.board import Board, BoardSnapshot
 from services.scheduler.handlers import Handlers
 from services.scheduler.placer import Placer
+from services.scheduler.ports import Agents
 
 CONCURRENCY = 16
 STOP_SECONDS = 5.0
 
 
 class Scheduler:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, board: Board, agents: Agents) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
         self._runtime = runtime
-        self._board = Board(SnapshotFile(settings.home_path / "snapshots" / "board", BoardSnapshot))
+        self._board = board
         self._wake = asyncio.Event()
         sender = Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.SCHEDULER)
-        agents = ConfiguredAgents()
         self._handlers = Handlers(
             jetstream.log,
             sender,
@@ -73,7 +73,8 @@ class Scheduler:
 
 
 async def start(runtime: Runtime) -> Scheduler:
-    return await Scheduler(runtime).start()
+    snapshots = SnapshotFile(runtime.settings.home_path / "snapshots" / "board", BoardSnapshot)
+    return await Scheduler(runtime, Board(snapshots), ConfiguredAgents()).start()
 
 
 if __name__ == "__main__":

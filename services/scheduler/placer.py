@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
+import random
 
 import structlog
 
@@ -68,7 +68,7 @@ class Placer:
             for task in [task for task in self._board.tasks.values() if task.ended is None and task.requests]:
                 for key, request in task.requests.items():
                     if isinstance(request, RunRequested) or self._round % ROUNDS_BETWEEN_CHECKS == 0:
-                        again = f"-{uuid.uuid4().hex[:8]}"
+                        again = f"-{random.getrandbits(32):08x}"
                         await self._handlers.dispatch(task, request, Cause(id=key), again=again)
             self._round += 1
             self._board.save()

@@ -310,7 +310,7 @@ async def test_a_successor_takes_over_the_leases_of_the_dead(plumbing: Plumbing,
     await holder.close()
     await asyncio.to_thread(dead_holder, tmp_path, tokens[0])
     handler = Handler()
-    worker = consumer(plumbing, handler, lease_seconds=30, lease_directory=tmp_path)
+    worker = consumer(plumbing, handler, lease_seconds=30, leases=LeaseFiles(tmp_path, 30))
     await worker.start()
     await until(lambda: handler.calls == ["c1"], seconds=5)
     await until(lambda: not worker.in_flight)
