@@ -79,6 +79,8 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {form for secret in secrets for form in _forms(secret) if len(form) >= SHORTEST_BYTES}
         self._forms = tuple(sorted(forms, key=len, reverse=True))
+        # No secret is longer: what lies this far from a byte has no say in whether it is masked.
+        self.reach_bytes = max((*(shape.window_bytes for shape in SHAPES), *(len(form) for form in forms))) + 1
 
     def redact(self, data: bytes) -> bytes:
         """``data`` with every secret in it as asterisks; as long as before."""

@@ -296,8 +296,8 @@ class Executor:
             room.processes.pop(command.call_id, None)
         if exit is None:
             raise Uncertain
-        output = await processes.output(room.id, process_id, limit_bytes=CONTENT_LIMIT_BYTES)
-        content = await self._stored(redactor.redact(output))
+        output = await processes.output(room.id, process_id, redactor, limit_bytes=CONTENT_LIMIT_BYTES)
+        content = await self._stored(output)
         return _ended(command, exit, content, room.interrupted.get(command.call_id, "interrupted"))
 
     async def _start(

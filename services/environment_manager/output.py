@@ -1,24 +1,27 @@
-"""What processes print, on its way to the output stream: redacted, joined into chunks, in order.
+"""What processes print, on its way to the output stream: redacted, in chunks, in order.
 
-A process may print faster than the stream takes it: what waits is joined into larger chunks, and nothing is lost,
-because the shim's file holds it all. Offsets are those of the file: redaction keeps every length.
+Each piece is in the stream before the next one is read from the shim's file. So a process may print faster than the
+stream takes it: what waits is in that file, not in memory, and comes in larger pieces. Offsets are those of the file:
+redaction keeps every length.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import structlog
 
 from events.errors import Transient
 from infra.ports import OutputStore
 from infra.redaction import RedactedStream, Redactor
+from services.environment_manager.ports import OnOutput
 
 logger = structlog.get_logger()
 
-CHUNK_BYTES = 128 * 1024
+# More than one piece of the file and what redaction holds back of the one before, as a rule.
+CHUNK_BYTES = 192 * 1024
 RETRY_SECONDS = 1.0
 
 
@@ -27,16 +30,11 @@ class OutputWriter:
         self._store = store
 
     @contextlib.asynccontextmanager
-    async def of(self, run_id: str, call_id: str, redactor: Redactor) -> AsyncIterator[Callable[[int, bytes], None]]:
-        """A function that takes ``(offset, data)`` as a call prints; at the end everything has been written."""
+    async def of(self, run_id: str, call_id: str, redactor: Redactor) -> AsyncIterator[OnOutput]:
+        """What takes the pieces that a call prints, from the first one on; at the end everything has been written."""
         pipe = _Pipe(self._store, run_id, call_id, redactor.stream())
-        writing = asyncio.create_task(pipe.run())
-        try:
-            yield pipe.take
-            pipe.finish()
-            await writing
-        finally:
-            writing.cancel()
+        yield pipe.take
+        await pipe.finish()
 
 
 class _Pipe:
@@ -45,34 +43,21 @@ class _Pipe:
         self._run_id = run_id
         self._call_id = call_id
         self._stream = stream
-        self._waiting = bytearray()
         self._written_bytes = 0
-        self._finished = False
-        self._wake = asyncio.Event()
 
-    def take(self, offset: int, data: bytes) -> None:
-        self._waiting += self._stream.feed(data)
-        self._wake.set()
+    async def take(self, offset: int, data: bytes) -> None:
+        await self._write(self._stream.feed(data))
 
-    def finish(self) -> None:
-        self._waiting += self._stream.flush()
-        self._finished = True
-        self._wake.set()
+    async def finish(self) -> None:
+        await self._write(self._stream.flush())
 
-    async def run(self) -> None:
-        while True:
-            while self._waiting:
-                chunk = bytes(self._waiting[:CHUNK_BYTES])
-                await self._write(chunk)
-                del self._waiting[: len(chunk)]
-                self._written_bytes += len(chunk)
-            if self._finished:
-                return
-            self._wake.clear()
-            if not self._waiting:
-                await self._wake.wait()
+    async def _write(self, data: bytes) -> None:
+        for start in range(0, len(data), CHUNK_BYTES):
+            chunk = data[start : start + CHUNK_BYTES]
+            await self._write_chunk(chunk)
+            self._written_bytes += len(chunk)
 
-    async def _write(self, chunk: bytes) -> None:
+    async def _write_chunk(self, chunk: bytes) -> None:
         while True:
             try:
                 return await self._store.write(self._run_id, self._call_id, self._written_bytes, chunk)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+
+from events.tools import Arguments
+from infra.redaction import Redactor
+
+# Executes a file tool in the workspace at that path, and answers with what the agent is shown. Raises ``ToolRefused``.
+FileTools = Callable[[Path, Arguments], Awaitable[str]]
+
+# Takes a piece of what a call prints, with its offset; the next piece is read when it is done with this one.
+OnOutput = Callable[[int, bytes], Awaitable[None]]
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,14 +130,13 @@ class Processes(Protocol):
     ) -> None:
         """Start a process in the workspace. A call id that the shim knows already is not started again."""
 
-    async def wait(
-        self, environment_id: str, call_id: str, on_output: Callable[[int, bytes], None] | None = None
-    ) -> Exit | None:
+    async def wait(self, environment_id: str, call_id: str, on_output: OnOutput | None = None) -> Exit | None:
         """Wait for the end of a process; ``on_output(offset, data)`` sees what it prints (standard output and error
         in one, from the first byte) as it comes. None where the process is unknown: it and its shim are gone."""
 
-    async def output(self, environment_id: str, call_id: str, *, limit_bytes: int) -> bytes:
-        """What the call printed: all of it, or its head and its tail around a line that says how much is left out."""
+    async def output(self, environment_id: str, call_id: str, redactor: Redactor, *, limit_bytes: int) -> bytes:
+        """What the call printed, redacted: all of it, or its head and its tail around a line that says how much is
+        left out."""
 
     async def interrupt(self, environment_id: str, call_id: str) -> None:
         """SIGTERM to the process tree, grace, SIGKILL. Idempotent."""

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from events.errors import Permanent
-from services.environment_manager.adapters.processes import ShimProcesses, sweep
+from infra.redaction import Redactor
+from services.environment_manager.adapters.processes import READ_BYTES, ShimProcesses, sweep
 from services.environment_manager.ports import Exit, Limits
 from services.environment_manager.shim import DIRECTORY_VARIABLE
 from services.environment_manager.shim.process_tree import descendants, processes, send_signal
@@ -87,15 +88,19 @@ async def directory(tmp_path: Path) -> AsyncIterator[Path]:
 
 
 async def run(shims: ShimProcesses, call: str, *argv: str, limits: Limits | None = None) -> tuple[Exit | None, bytes]:
+    await shims.start(ENVIRONMENT, call, argv, env=PATH, limits=limits or Limits(grace_seconds=2))
+    return await wait(shims, call)
+
+
+async def wait(shims: ShimProcesses, call: str) -> tuple[Exit | None, bytes]:
+    """How a call ended, and what it printed from its first byte on."""
     printed = bytearray()
 
-    def on_output(offset: int, data: bytes) -> None:
+    async def on_output(offset: int, data: bytes) -> None:
         assert len(printed) == offset, "a piece is missing, or came twice"
         printed.extend(data)
 
-    await shims.start(ENVIRONMENT, call, argv, env=PATH, limits=limits or Limits(grace_seconds=2))
-    ended = await shims.wait(ENVIRONMENT, call, on_output)
-    return ended, bytes(printed)
+    return await shims.wait(ENVIRONMENT, call, on_output), bytes(printed)
 
 
 async def test_says_how_a_program_ended(directory: Path) -> None:
@@ -322,8 +327,7 @@ async def test_another_client_adopts_a_running_call(directory: Path) -> None:
     second = make(directory)
     await second.ready(ENVIRONMENT)
     assert await second.known(ENVIRONMENT) == {"c1": True}
-    printed = bytearray()
-    ended = await second.wait(ENVIRONMENT, "c1", lambda _, data: printed.extend(data))
+    ended, printed = await wait(second, "c1")
     assert ended is not None
     assert ended.code == 5
     assert printed.decode().splitlines() == [f"line {i}" for i in range(1, 21)]
@@ -340,7 +344,10 @@ async def main():
     shims = ShimProcesses(lambda _: Path(sys.argv[1]))
     argv = ["bash", "-c", "for i in {1..50}; do echo line $i; sleep 0.02; done; exit 7"]
     await shims.start("shop-1-development", "c1", argv, env={"PATH": os.environ["PATH"]}, limits=Limits())
-    await shims.wait("shop-1-development", "c1", lambda offset, data: print("seen", flush=True))
+    await shims.wait("shop-1-development", "c1", on_output)
+
+async def on_output(offset, data):
+    print("seen", flush=True)
 
 asyncio.run(main())
 """
@@ -357,8 +364,7 @@ async def test_a_call_outlives_the_client_that_was_killed(directory: Path) -> No
     os.killpg(client.pid, signal.SIGKILL)
     client.wait()
     client.stdout.close()
-    printed = bytearray()
-    ended = await shims.wait(ENVIRONMENT, "c1", lambda _, data: printed.extend(data))
+    ended, printed = await wait(shims, "c1")
     assert ended is not None
     assert (ended.cause, ended.code) == ("exited", 7)
     assert printed.decode().splitlines() == [f"line {i}" for i in range(1, 51)]
@@ -436,16 +442,54 @@ async def test_output_is_cut_in_the_middle(directory: Path) -> None:
     """Within the limit all of it, else head and tail around a line that counts what is missing."""
     shims = make(directory)
     await run(shims, "c1", "seq", "1", "1000")
-    whole = await shims.output(ENVIRONMENT, "c1", limit_bytes=10_000)
+    whole = await shims.output(ENVIRONMENT, "c1", Redactor(), limit_bytes=10_000)
     assert whole == b"".join(b"%d\n" % i for i in range(1, 1001))
-    part = await shims.output(ENVIRONMENT, "c1", limit_bytes=500)
+    part = await shims.output(ENVIRONMENT, "c1", Redactor(), limit_bytes=500)
     assert len(part) <= 500
     head, note, tail = part.partition(b"\n[... ")
     assert whole.startswith(head)
     assert whole.endswith(tail.partition(b" bytes left out ...]\n")[2])
     assert int(tail.split()[0]) == len(whole) - len(head) - len(tail.partition(b"]\n")[2])
     assert note
-    assert await shims.output(ENVIRONMENT, "never", limit_bytes=500) == b""
+    assert await shims.output(ENVIRONMENT, "never", Redactor(), limit_bytes=500) == b""
+
+
+@pytest.mark.parametrize("before", [35, 195, 205, 215, 225, 355])
+async def test_a_secret_across_the_cut_is_masked(directory: Path, before: int) -> None:
+    """Where the output is cut nobody sees half of a secret."""
+    shims = make(directory)
+    secret = "correct-horse-battery"
+    text = secret.join(("x" * before, "x" * (400 - before)))
+    await run(shims, "c1", "printf", "%s", text)
+    for limit_bytes in range(100, 300, 7):
+        part = await shims.output(ENVIRONMENT, "c1", Redactor([secret]), limit_bytes=limit_bytes)
+        head, _, rest = part.partition(b"\n[... ")
+        tail = rest.partition(b" bytes left out ...]\n")[2]
+        assert set(head + tail) <= set(b"x*"), limit_bytes
+        assert text.replace(secret, "*" * len(secret)).encode().startswith(head)
+
+
+async def test_output_waits_for_who_takes_it(directory: Path) -> None:
+    """What a process prints stays in the file until it is asked for, piece by piece, however fast it comes."""
+    shims = make(directory)
+    pieces: list[int] = []
+    goes_on = asyncio.Event()
+
+    async def on_output(offset: int, data: bytes) -> None:
+        assert offset == sum(pieces)
+        pieces.append(len(data))
+        await goes_on.wait()
+
+    await shims.start(ENVIRONMENT, "c1", ["head", "-c", "5000000", "/dev/zero"], env=PATH, limits=Limits())
+    waiting = asyncio.create_task(shims.wait(ENVIRONMENT, "c1", on_output))
+    output = directory / "calls" / "c1" / "output"
+    await until(lambda: output.exists() and output.stat().st_size == 5_000_000)
+    assert len(pieces) <= 1
+    goes_on.set()
+    ended = await waiting
+    assert ended is not None
+    assert sum(pieces) == ended.output_bytes == 5_000_000
+    assert max(pieces) <= READ_BYTES
 
 
 async def test_refuses_what_cannot_be(directory: Path) -> None:
@@ -482,7 +526,7 @@ async def test_output_comes_live(directory: Path) -> None:
     delays: list[float] = []
     rest = b""
 
-    def on_output(_: int, data: bytes) -> None:
+    async def on_output(_: int, data: bytes) -> None:
         nonlocal rest
         *lines, rest = (rest + data).split(b"\n")
         now = time.time()

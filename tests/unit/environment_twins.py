@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from events.envelope import CommandEnvelope
@@ -12,10 +12,11 @@ from events.errors import Permanent
 from infra.clock import SystemClock
 from infra.entities import Cause, EntityStore
 from infra.memory.plumbing import Memory
+from infra.redaction import Redactor
 from infra.sender import Sender
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import Checkpoint, Exit, Limits, Prepared
+from services.environment_manager.ports import Checkpoint, Exit, Limits, OnOutput, Prepared
 
 PREPARED = EnvironmentPrepared(
     task_id="shop-1",
@@ -84,14 +85,12 @@ class MemoryProcesses:
             self.started.append(call_id)
             self.running[call_id] = asyncio.get_running_loop().create_future()
 
-    async def wait(
-        self, environment_id: str, call_id: str, on_output: Callable[[int, bytes], None] | None = None
-    ) -> Exit | None:
+    async def wait(self, environment_id: str, call_id: str, on_output: OnOutput | None = None) -> Exit | None:
         if call_id in self.running:
             return await asyncio.shield(self.running[call_id])
         return self.ended.get(call_id)
 
-    async def output(self, environment_id: str, call_id: str, *, limit_bytes: int) -> bytes:
+    async def output(self, environment_id: str, call_id: str, redactor: Redactor, *, limit_bytes: int) -> bytes:
         return b""
 
     async def interrupt(self, environment_id: str, call_id: str) -> None:

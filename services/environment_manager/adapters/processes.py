@@ -22,12 +22,13 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import services
 from events.errors import Permanent, Transient
+from infra.redaction import Redactor
 from services.environment_manager import shim
-from services.environment_manager.ports import Exit, Limits
+from services.environment_manager.ports import Exit, Limits, OnOutput
 from services.environment_manager.shim.process_tree import Process, descendants, processes, send_signal
 
 ANSWER_SECONDS = 10.0
@@ -36,7 +37,7 @@ START_SECONDS = 15.0
 KEEPER_PATIENCE_SECONDS = 4.0
 # A process that waits for its disk cannot be killed.
 UNENDABLE_SECONDS = 10.0
-READ_BYTES = 262_144
+READ_BYTES = 131_072
 FIRST_POLL_SECONDS = 0.002
 BUSY_POLL_SECONDS = 0.02
 IDLE_POLL_SECONDS = 0.05
@@ -45,8 +46,6 @@ _CALL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}\Z")
 _START = (
     "import sys; sys.path.append(sys.argv.pop(1));from services.environment_manager.shim.server import main; main()"
 )
-
-OnOutput = Callable[[int, bytes], None]
 
 
 class ShimGone(Exception):
@@ -113,8 +112,8 @@ class ShimProcesses:
                 await tail.drain()
             return ended
 
-    async def output(self, environment_id: str, call_id: str, *, limit_bytes: int) -> bytes:
-        return head_and_tail(self._call(environment_id, call_id) / "output", limit_bytes)
+    async def output(self, environment_id: str, call_id: str, redactor: Redactor, *, limit_bytes: int) -> bytes:
+        return head_and_tail(self._call(environment_id, call_id) / "output", redactor, limit_bytes)
 
     async def interrupt(self, environment_id: str, call_id: str) -> None:
         try:
@@ -223,7 +222,7 @@ async def _exchange(
 
 
 class Tail:
-    """Hands on what a file grows by, from its first byte."""
+    """Hands on what a file grows by, from its first byte, as fast as it is taken."""
 
     def __init__(self, path: Path, on_output: OnOutput | None) -> None:
         self._path = path
@@ -246,12 +245,12 @@ class Tail:
     async def drain(self, *, pieces: int = sys.maxsize) -> bool:
         """Hand on what is there; whether there was something."""
         handed = 0
-        while handed < pieces and self._read():
+        while handed < pieces and await self._hand_on():
             handed += 1
             await asyncio.sleep(0)
         return handed > 0
 
-    def _read(self) -> bool:
+    async def _hand_on(self) -> bool:
         if self._on_output is None:
             return False
         if self._file is None:
@@ -261,7 +260,7 @@ class Tail:
                 return False
         data = os.pread(self._file, READ_BYTES, self._offset)
         if data:
-            self._on_output(self._offset, data)
+            await self._on_output(self._offset, data)
             self._offset += len(data)
         return bool(data)
 
@@ -279,24 +278,29 @@ def read_exit(folder: Path) -> Exit | None:
     return Exit(**{name: status[name] for name in Exit.__struct_fields__})
 
 
-def head_and_tail(path: Path, limit_bytes: int) -> bytes:
-    """The file, or as much of its head and its tail as fits, cut between lines where there are any."""
+def head_and_tail(path: Path, redactor: Redactor, limit_bytes: int) -> bytes:
+    """The file redacted, or as much of its head and its tail as fits, cut between lines where there are any."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return b""
     with file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(0)
         if size <= limit_bytes:
-            return file.read(limit_bytes)
+            return _redacted(file, 0, size, redactor)
         half = max((limit_bytes - 80) // 2, 0)
-        head = file.read(half)
-        file.seek(size - half)
-        tail = file.read(half)
+        head = _redacted(file, 0, half, redactor)
+        tail = _redacted(file, size - half, size, redactor)
     head = head[: head.rfind(b"\n") + 1] or head
     tail = tail[tail.find(b"\n") + 1 :] or tail
     return head + b"\n[... %d bytes left out ...]\n" % (size - len(head) - len(tail)) + tail
+
+
+def _redacted(file: BinaryIO, begin: int, end: int, redactor: Redactor) -> bytes:
+    """The bytes ``begin`` to ``end`` as they are in the file redacted as a whole: a secret may lie across either."""
+    first = max(begin - redactor.reach_bytes, 0)
+    file.seek(first)
+    return redactor.redact(file.read(end + redactor.reach_bytes - first))[begin - first : end - first]
 
 
 def sweep(directory: Path, *, force: bool = False) -> None:
