@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 from immutables import Map
 
-from events.content import EMPTY, Content
+from events.content import EMPTY, Content, Stored
 from events.kernel import Command, Entity, Event, evolver, replace
 
 EFFECTS = ("none", "workspace", "external")
@@ -20,13 +20,15 @@ EFFECTS = ("none", "workspace", "external")
 class PrepareEnvironment(Command, frozen=True, kw_only=True):
     """Make the workspace, or find it as it is. ``bases`` are branches or commits merged onto the base branch.
 
-    ``secrets`` maps names of environment variables to references that are resolved on the host.
+    ``sources`` are the environments that made those commits. ``secrets`` maps names of environment variables to
+    references that are resolved on the host.
     """
 
     task_id: str
     repository_url: str
     base_branch: str = ""
     bases: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
 
@@ -70,7 +72,8 @@ class PublishBranch(Command, frozen=True, kw_only=True):
 
 
 class EnvironmentPrepared(Event, frozen=True, kw_only=True):
-    """``commit`` is the first checkpoint, ``base_commit`` where the base branch stood."""
+    """``commit`` is the first checkpoint, ``base_commit`` where the base branch stood. ``bundled`` says that the
+    checkpoints are also kept in the content store, for another host to take over."""
 
     task_id: str
     host: str
@@ -82,6 +85,36 @@ class EnvironmentPrepared(Event, frozen=True, kw_only=True):
     tree: str
     workspace: str
     secrets: dict[str, str] = {}
+    bundled: bool = False
+
+
+class EnvironmentMoved(Event, frozen=True, kw_only=True):
+    """The host it was on is gone; from here on it lives on ``host``, with the workspace as ``checkpoint`` has it.
+
+    ``lost_calls`` are the finished calls whose changes were not bundled in time and went with the old host. Calls
+    that were running there are uncertain.
+    """
+
+    host: str
+    from_host: str
+    checkpoint: str
+    tree: str
+    workspace: str
+    lost_calls: tuple[str, ...] = ()
+
+
+class CheckpointBundled(Event, frozen=True, kw_only=True):
+    """``content`` is a pack of git objects: everything up to ``checkpoint`` that is not there with ``base``.
+
+    ``base`` is an earlier bundled checkpoint, or empty: then it is the commit of the base branch that the environment
+    began with, which every host can fetch. A bundle takes the place of those after its base. ``weight`` counts the
+    bundles that went into it.
+    """
+
+    checkpoint: str
+    base: str
+    content: Stored
+    weight: int = 1
 
 
 class EnvironmentPreparationFailed(Event, frozen=True, kw_only=True):
@@ -193,7 +226,10 @@ _END_NAMES: dict[type[Event], str] = {
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """``prepared`` is None until the workspace stands. ``ended`` maps the id of every call that ended to how it did:
     ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied).
-    ``uncertain`` counts for each call that was so, how often."""
+    ``uncertain`` counts for each call that was so, how often. ``host`` is where it lives. ``bundles`` lead from the
+    base commit to ``bundled``, the last checkpoint that another host could take over; ``unbundled`` are the calls that
+    changed the workspace since, each with its checkpoint. ``elsewhere`` are the calls that ran on a host that is gone;
+    ``lost_calls`` those whose changes went with it."""
 
     id: str
     prepared: EnvironmentPrepared | None = None
@@ -205,13 +241,56 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ended: Map[str, str] = Map()
     uncertain: dict[str, int] = {}
     pushed: dict[str, BranchPushed | BranchRefused] = {}
+    host: str = ""
+    workspace: str = ""
+    bundles: tuple[CheckpointBundled, ...] = ()
+    unbundled: tuple[tuple[str, str], ...] = ()
+    elsewhere: frozenset[str] = frozenset()
+    lost_calls: tuple[str, ...] = ()
+
+    @property
+    def bundled(self) -> str:
+        return self.bundles[-1].checkpoint if self.bundles else ""
 
     def knows(self, call: str) -> bool:
         return call in self.running or call in self.ended
 
 
 def _prepared(state: Environment, event: EnvironmentPrepared) -> Environment:
-    return replace(state, prepared=event, failure=None, removed=False, checkpoint=event.commit, tree=event.tree)
+    return replace(
+        state,
+        prepared=event,
+        failure=None,
+        removed=False,
+        checkpoint=event.commit,
+        tree=event.tree,
+        host=event.host,
+        workspace=event.workspace,
+    )
+
+
+def _moved(state: Environment, event: EnvironmentMoved) -> Environment:
+    return replace(
+        state,
+        host=event.host,
+        workspace=event.workspace,
+        checkpoint=event.checkpoint,
+        tree=event.tree,
+        unbundled=(),
+        elsewhere=frozenset(state.running),
+        lost_calls=event.lost_calls,
+    )
+
+
+def _bundled(state: Environment, event: CheckpointBundled) -> Environment:
+    kept = 0
+    for number, bundle in enumerate(state.bundles, 1):
+        if event.base and bundle.checkpoint == event.base:
+            kept = number
+    carried = [number for number, (_, checkpoint) in enumerate(state.unbundled, 1) if checkpoint == event.checkpoint]
+    return replace(
+        state, bundles=(*state.bundles[:kept], event), unbundled=state.unbundled[carried[-1] if carried else 0 :]
+    )
 
 
 def _call_started(state: Environment, event: ToolCallStarted) -> Environment:
@@ -222,9 +301,13 @@ def _call_ended(state: Environment, event: CallEnd) -> Environment:
     running = state.running
     if event.call_id in running:
         running = {key: value for key, value in running.items() if key != event.call_id}
+    unbundled = state.unbundled
+    if event.checkpoint and state.prepared is not None and state.prepared.bundled:
+        unbundled = (*unbundled, (event.call_id, event.checkpoint))
     return replace(
         state,
         running=running,
+        unbundled=unbundled,
         ended=state.ended.set(event.call_id, _END_NAMES[type(event)]),
         checkpoint=event.checkpoint or state.checkpoint,
         tree=event.tree or state.tree,
@@ -232,7 +315,11 @@ def _call_ended(state: Environment, event: CallEnd) -> Environment:
 
 
 def _uncertain(state: Environment, event: ToolCallUncertain) -> Environment:
-    return replace(state, uncertain={**state.uncertain, event.call_id: state.uncertain.get(event.call_id, 0) + 1})
+    return replace(
+        state,
+        uncertain={**state.uncertain, event.call_id: state.uncertain.get(event.call_id, 0) + 1},
+        elsewhere=state.elsewhere - {event.call_id},
+    )
 
 
 def _pushed(state: Environment, event: BranchPushed | BranchRefused) -> Environment:
@@ -245,6 +332,8 @@ ENVIRONMENT: Entity[Environment] = Entity(
     evolve=evolver(
         {
             EnvironmentPrepared: _prepared,
+            EnvironmentMoved: _moved,
+            CheckpointBundled: _bundled,
             EnvironmentPreparationFailed: lambda state, event: replace(state, failure=event),
             ToolCallStarted: _call_started,
             ToolCallCompleted: _call_ended,

@@ -17,7 +17,8 @@ from events.kernel import Command, Entity, Event, evolver, replace
 
 
 class StartRun(Command, frozen=True, kw_only=True):
-    """The lease of a run: unacknowledged while the run lasts. ``limits`` are the agent's and the task's together."""
+    """The lease of a run: unacknowledged while the run lasts. ``limits`` are the agent's and the task's together.
+    ``sources`` are the environments that made ``bases``."""
 
     task_id: str
     stage: str
@@ -30,6 +31,7 @@ class StartRun(Command, frozen=True, kw_only=True):
     repository_url: str
     base_branch: str = ""
     bases: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
 

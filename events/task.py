@@ -131,7 +131,8 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
 
 
 class RunRequested(Event, frozen=True, kw_only=True):
-    """A stage's agent is to run. ``findings`` is what an earlier attempt or a gate left for it to mend."""
+    """A stage's agent is to run. ``findings`` is what an earlier attempt or a gate left for it to mend.
+    ``sources`` are the environments that made the commits ``bases``."""
 
     stage: str
     attempt: int
@@ -141,6 +142,7 @@ class RunRequested(Event, frozen=True, kw_only=True):
     agent: Agent
     prompt: str
     bases: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class RunRecorded(Event, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import msgspec
 
 from events.envelope import Envelope
 from events.environment import (
+    EnvironmentMoved,
     EnvironmentPreparationFailed,
     EnvironmentPrepared,
     EnvironmentRemoved,
@@ -101,6 +102,9 @@ ENVIRONMENTS: Projection[EnvironmentRow] = plain(
     {
         RunRequested: _requested,
         EnvironmentPrepared: _prepared,
+        EnvironmentMoved: lambda row, event, envelope: replace(
+            row, host=event.host, workspace=event.workspace, checkpoint=event.checkpoint, detail=""
+        ),
         EnvironmentPreparationFailed: _failed,
         ToolCallStarted: _call_started,
         ToolCallCompleted: _call_ended,

@@ -192,6 +192,7 @@ class Driver:
             repository_url=self.command.repository_url,
             base_branch=self.command.base_branch,
             bases=self.command.bases,
+            sources=self.command.sources,
             secrets=self.command.secrets,
             isolation=self.command.isolation,
         )

@@ -51,6 +51,7 @@ _SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
     "AgentReminded": (lambda e: "the agent stopped without submitting, and was reminded", ODD),
     "RunSucceeded": (lambda e: f"the agent submits: {shortened(e['summary'], 300)}", GOOD),
     "RunCancelled": (lambda e: f"run cancelled{_of(e, 'reason', ': ')}", ODD),
+    "EnvironmentMoved": (lambda e: f"moved from host {e['from_host']} to {e['host']}", ODD),
     "EnvironmentPrepared": (lambda e: f"workspace ready at {e['base_branch']} {e['base_commit'][:10]}", FAINT),
     "EnvironmentPreparationFailed": (lambda e: f"no workspace: {_cause(e)}", BAD),
     "EnvironmentRemoved": (lambda e: "workspace removed", FAINT),

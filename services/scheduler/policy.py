@@ -218,6 +218,7 @@ def command_for(task: Task, request: RunRequested | CheckRequested) -> Command:
             repository_url=submitted.repository.url,
             base_branch=submitted.repository.base_branch,
             bases=request.bases,
+            sources=request.sources,
             secrets=submitted.secrets,
             isolation=submitted.isolation,
         )

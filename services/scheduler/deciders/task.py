@@ -100,7 +100,8 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
     if stage is None or task.submitted is None:
         return ()
     attempt = task.stages[stage.name].attempt + 1
-    bases = tuple(filter(None, (task.stages[need].result.commit for need in stage.needs)))
+    works = [work for need in stage.needs if (work := task.stages[need].result).commit]
+    bases = tuple(work.commit for work in works)
     if not bases:  # The task's first work begins from that of the tasks it depends on.
         bases = tuple(branch_name(other) for other in dict.fromkeys(task.submitted.specification.depends_on))
     return (
@@ -113,6 +114,7 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
             agent=command.agent,
             prompt=prompt,
             bases=bases,
+            sources=tuple(work.environment_id for work in works),
         ),
     )
 
