@@ -28,6 +28,7 @@ logger = logging.getLogger("cairn.jetstream")
 # What may wait for a reconnection; more is dropped.
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 FLUSH_SECONDS = 2
+LEISURE_SECONDS = 0.002
 
 # subject, reply, headers (b"" where there are none), data
 Receive = Callable[[bytes, bytes, bytes, bytes], None]
@@ -38,6 +39,7 @@ class LeanClient(Client):
         super().__init__()
         self._receivers: dict[int, Receive] = {}
         self._outgoing: list[bytes] = []
+        self._writing_soon = False
         self.ready = asyncio.Event()
 
     async def receive(self, subject: str, receive: Receive) -> Subscription:
@@ -64,12 +66,14 @@ class LeanClient(Client):
         else:
             await self.stop_receiving(subscription)
 
-    def write(self, command: bytes) -> bool:
-        """Send a protocol command, or keep it for the time after a reconnection; False where that is full."""
+    def write(self, command: bytes, *, urgent: bool = True) -> bool:
+        """Send a protocol command, or keep it for the time after a reconnection; False where that is full.
+
+        What is not urgent leaves with the next that is, or after ``LEISURE_SECONDS``.
+        """
         if self._outgoing or (self.ready.is_set() and self.is_connected and not self._pending):
-            if not self._outgoing:
-                asyncio.get_running_loop().call_soon(self._write_outgoing)
             self._outgoing.append(command)
+            self._schedule_writing(urgent=urgent)
             return True
         if self.is_closed or self._pending_data_size + len(command) > MAX_WAITING_BYTES:
             return False
@@ -79,9 +83,18 @@ class LeanClient(Client):
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
         return True
 
+    def _schedule_writing(self, *, urgent: bool) -> None:
+        """A system call costs as much as all the rest of a message: one turn of the event loop makes one."""
+        if urgent and not self._writing_soon:
+            self._writing_soon = True
+            asyncio.get_running_loop().call_soon(self._write_outgoing)
+        elif not urgent and len(self._outgoing) == 1:
+            asyncio.get_running_loop().call_later(LEISURE_SECONDS, self._write_outgoing)
+
     def _write_outgoing(self) -> None:
-        """What one turn of the event loop has written leaves in one system call."""
-        commands, self._outgoing = self._outgoing, []
+        commands, self._outgoing, self._writing_soon = self._outgoing, [], False
+        if not commands:
+            return
         if self.ready.is_set() and self.is_connected and not self._pending and self._transport is not None:
             self._transport.write(b"".join(commands))
         else:
@@ -99,6 +112,7 @@ class LeanClient(Client):
             logger.exception("a receiver failed", extra={"subject": subject.decode(errors="replace")})
 
     async def close(self) -> None:
+        self._write_outgoing()
         if not self.is_connected:
             # nats-py would write it to the broken socket and stop closing at the error.
             self._pending = []

@@ -137,9 +137,11 @@ class Requests:
             self._sweep.cancel()
         self.lose("the connection was closed")
 
-    def send(self, subject: str, data: bytes, headers: bytes = NO_HEADERS, *, reply: bytes = b"") -> bool:
+    def send(
+        self, subject: str, data: bytes, headers: bytes = NO_HEADERS, *, reply: bytes = b"", urgent: bool = True
+    ) -> bool:
         """Publish without waiting; False where it could not even be kept for later."""
-        return self.client.write(publication(subject, data, reply=reply, headers=headers))
+        return self.client.write(publication(subject, data, reply=reply, headers=headers), urgent=urgent)
 
     async def request(
         self,

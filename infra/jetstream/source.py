@@ -42,7 +42,7 @@ class JetStreamDelivered:
         self._taking = taking
 
     async def ack(self) -> None:
-        self._taking.settle(self.token, ACK)
+        self._taking.settle(self.token, ACK, urgent=False)
 
     async def nak(self, delay_seconds: float = 0.0) -> None:
         delay = int(delay_seconds * NANOSECONDS)
@@ -121,8 +121,8 @@ class Taking:
         self._requests.reconnected.add(self._disturbed.set)
         self._task = asyncio.create_task(self._watch())
 
-    def settle(self, token: str, word: bytes) -> None:
-        self.send(token, word)
+    def settle(self, token: str, word: bytes, *, urgent: bool = True) -> None:
+        self._requests.send(token, word, urgent=urgent)
         if not self._scheduled:
             # Whoever settles counts its free places only afterwards.
             self._scheduled = True
