@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import msgspec
 
@@ -92,9 +92,13 @@ def _prose(of: type[Any] | ModuleType) -> str:
 def _type(annotation: Any) -> str:
     if annotation in PLAIN:
         return PLAIN[annotation]
+    if annotation is Any:
+        return "anything"
     if annotation in (AnyEvent, AnyCommand):
         return "any event" if annotation == AnyEvent else "any command"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_type(argument) for argument in arguments)
     if origin is tuple:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
 
@@ -52,13 +52,15 @@ def sample(kind: type[msgspec.Struct]) -> Any:
 
 
 def _value(annotation: Any, place: str, name: str, default: object) -> Any:
-    if annotation is str:
+    if annotation is str or annotation is Any:
         return f"{name} ✓"
     if annotation is bool:
         return default is not True
     if annotation in NUMBERS:
         return NUMBERS[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return next(argument for argument in arguments if argument != default)
     if origin is Annotated:
         return _value(arguments[0], place, name, default)
     if place in SPOKEN and origin is not tuple:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import msgspec
 from hypothesis import strategies as st
@@ -38,6 +38,10 @@ def of(annotation: Any) -> st.SearchStrategy[Any]:
     if annotation in PLAIN:
         return PLAIN[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is Any:
+        return WORDS | st.integers(-3, 3) | st.none()
+    if origin is Literal:
+        return st.sampled_from(arguments)
     if origin is Annotated:
         return of(arguments[0])
     if origin in (Union, types.UnionType):
