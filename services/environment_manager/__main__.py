@@ -13,12 +13,14 @@ from infra.entities import EntityStore
 from infra.secrets import resolve
 from infra.sender import Sender
 from infra.service import Runtime, run
+from services.environment_manager import tools
 from services.environment_manager.adapters.processes import ShimProcesses
 from services.environment_manager.adapters.workspaces import GitWorkspaces
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.handlers import Handlers
 from services.environment_manager.keeper import Keeper
 from services.environment_manager.output import OutputWriter
+from services.environment_manager.ports import FileTools, Processes, Workspaces
 from services.environment_manager.pull_requests import PullRequestHandlers
 
 CONCURRENCY = 16
@@ -27,14 +29,16 @@ STOP_SECONDS = 2.0
 
 
 class EnvironmentManager:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(
+        self, runtime: Runtime, workspaces: Workspaces, processes: Processes, execute_file_tool: FileTools
+    ) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
-        workspaces = GitWorkspaces(settings.home_path)
         plumbing = Plumbing(
             log=jetstream.log,
             environments=EntityStore(jetstream.log, ENVIRONMENT, runtime.clock),
             workspaces=workspaces,
-            processes=ShimProcesses(workspaces.directory),
+            processes=processes,
+            execute_file_tool=execute_file_tool,
             content=jetstream.content,
             output=OutputWriter(jetstream.output),
             sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER),
@@ -96,7 +100,9 @@ class EnvironmentManager:
 
 
 async def start(runtime: Runtime) -> EnvironmentManager:
-    return await EnvironmentManager(runtime).start()
+    workspaces = GitWorkspaces(runtime.settings.home_path)
+    processes = ShimProcesses(workspaces.directory)
+    return await EnvironmentManager(runtime, workspaces, processes, tools.execute_file_tool).start()
 
 
 if __name__ == "__main__":

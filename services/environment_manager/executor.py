@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +40,7 @@ from infra.sender import Sender
 from services.environment_manager import tools
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import Exit, Limits, Processes, Workspaces
+from services.environment_manager.ports import Exit, FileTools, Limits, Processes, Workspaces
 
 logger = structlog.get_logger()
 
@@ -78,6 +77,7 @@ class Plumbing:
     environments: EntityStore[Environment]
     workspaces: Workspaces
     processes: Processes
+    execute_file_tool: FileTools
     content: ContentStore
     output: OutputWriter
     sender: Sender
@@ -188,7 +188,7 @@ class Executor:
 
     async def _end_of(self, room: Room, command: ExecuteTool, cause: Cause) -> CallEnd:
         """Work on the call until it is known how it ends. Raises ``Uncertain`` where that cannot be known."""
-        began = time.monotonic()
+        began = asyncio.get_running_loop().time()
         state = await self._state(room)
         try:
             if not decider.stands(state):
@@ -255,7 +255,7 @@ class Executor:
             data = arguments.text.encode()
         else:
             workspace = self._plumbing.workspaces.directory(room.id) / "workspace"
-            data = (await tools.execute_file_tool(workspace, arguments)).encode()
+            data = (await self._plumbing.execute_file_tool(workspace, arguments)).encode()
         return ToolCallCompleted(
             call_id=command.call_id,
             run_id=command.run_id,
@@ -384,7 +384,7 @@ def _named(cause: Cause, command: ExecuteTool, what: str) -> Cause:
 
 
 def _since(began: float) -> int:
-    return round((time.monotonic() - began) * 1000)
+    return round((asyncio.get_running_loop().time() - began) * 1000)
 
 
 def _failed(command: ExecuteTool, cause: str, detail: str, began: float) -> ToolCallFailed:

@@ -14,6 +14,7 @@ from infra.entities import Cause, EntityStore
 from infra.memory.plumbing import Memory
 from infra.redaction import Redactor
 from infra.sender import Sender
+from services.environment_manager import tools
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, Exit, Limits, OnOutput, Prepared
@@ -142,6 +143,7 @@ class Environments:
             environments=EntityStore(self.memory.log, ENVIRONMENT, self.clock),
             workspaces=self.workspaces,
             processes=self.processes,
+            execute_file_tool=tools.execute_file_tool,
             content=self.memory.content,
             output=OutputWriter(self.memory.output),
             sender=Sender(self.bus, self.clock, tenant="default", name="environment-manager"),  # type: ignore[arg-type]
