@@ -147,6 +147,8 @@ def _as_ordinary_user() -> tuple[str, ...]:
         "--clear-groups",
         "--inh-caps=+dac_override",
         "--ambient-caps=+dac_override",
+        # Else access(2), by which initdb looks for its neighbours, asks without the capability.
+        "--securebits=+no_setuid_fixup",
     )
 
 

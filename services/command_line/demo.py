@@ -155,8 +155,9 @@ def _kill(story: Story, task: str, home: Path) -> None:
 def _hear(report: Report) -> None:
     from infra.embedded.supervisor import Died
 
-    if isinstance(report, Died):
-        console.say(f"        {report.name} died and is started again", style="yellow")
+    if isinstance(report, Died) and report.count.bit_count() == 1:  # 1st, 2nd, 4th, 8th … time
+        why = f" ({console.shortened(report.detail, 300)})" if report.code is None else ""
+        console.say(f"        {report.name} died{why} and is started again", style="yellow")
 
 
 def _tell(story: Story, counted: Counter[str], directory: Path, seconds: float) -> None:
