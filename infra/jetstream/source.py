@@ -2,7 +2,8 @@
 
 Requests live ``EXPIRES_SECONDS``, with heartbeats, and are renewed; one that was lost with a connection or a leader is
 noticed by the missing heartbeat. Acknowledgements are plain publishes: they do not fence, and a lost one means that
-the command is handed out again.
+the command is handed out again. A process that stood still for longer than a lease drops what waits for it: another
+may have it by now.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class JetStreamCommandSource:
             "deliver_policy": "all",
             "filter_subjects": list(filters),
         }
-        taking = Taking(self._requests, durable, stream, config, deliver, capacity)
+        taking = Taking(self._requests, durable, stream, config, deliver, capacity, lease_seconds)
         await taking.start()
         return taking
 
@@ -98,6 +99,7 @@ class Taking:
         config: dict[str, Any],
         deliver: Callable[[Delivered], None],
         capacity: Callable[[], int],
+        lease_seconds: float,
     ) -> None:
         self._requests = requests
         self._durable = durable
@@ -105,11 +107,14 @@ class Taking:
         self._config = config
         self._deliver = deliver
         self._capacity = capacity
+        # Heartbeats come every second: what is shorter than two of them cannot be told from their coming late.
+        self._longest_silence_seconds = max(lease_seconds, 2.0 * HEARTBEAT_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._inbox = b""
         self._subscription: Subscription | None = None
         self._outstanding = 0
         self._heard_at = 0.0
+        self._stood_still = False
         self._closing = False
         self._scheduled = False
         self._disturbed = asyncio.Event()
@@ -156,6 +161,7 @@ class Taking:
         self._subscription = await client.receive(inbox, self._receive)
         self._outstanding = 0
         self._heard_at = self._loop.time()
+        self._stood_still = False
         self._request()
 
     def _request(self) -> None:
@@ -176,7 +182,14 @@ class Taking:
         self._requests.send(subject, body, reply=self._inbox)
 
     def _receive(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
-        self._heard_at = self._loop.time()
+        now = self._loop.time()
+        if self._outstanding > 0 and now - self._heard_at > self._longest_silence_seconds:
+            # A heartbeat would have come long ago: this process stood still, and its leases lapsed meanwhile.
+            self._stood_still = True
+            self._disturbed.set()
+        self._heard_at = now
+        if self._stood_still:
+            return
         status = status_of(headers) if headers else 0
         if status:
             self._on_status(status, headers)

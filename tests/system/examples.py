@@ -34,3 +34,13 @@ def submit(summary: str = "Done.", **fields: Any) -> Turn:
 def lines(path: Path) -> list[str]:
     """What commands have appended to a file so far."""
     return path.read_text().splitlines() if path.exists() else []
+
+
+def until_exists(path: Path) -> str:
+    """A command that waits for a file."""
+    return f"until [ -e '{path}' ]; do sleep 0.05; done"
+
+
+def numbers(first: int, last: int) -> str:
+    """What ``seq`` prints."""
+    return "".join(f"{number}\n" for number in range(first, last + 1))

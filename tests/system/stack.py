@@ -165,9 +165,9 @@ class SystemStack:
         self.home = directory / ".cairn"
         self._settings = {"gateway": {"port": 0}, **(settings or {})}
         self._agents: dict[str, Mapping[str, Any]] = {}
+        self._write_settings()
 
     def __enter__(self) -> Self:
-        self._write_settings()
         settings = load(self.settings_file, {})
         self._stack = Stack(self.home, settings, settings_file=self.settings_file)
         self.start()
@@ -191,17 +191,43 @@ class SystemStack:
         self._stack.start()
         unready = self._stack.supervisor.wait_until_ready(60.0)
         assert not unready, f"{unready} {self.logs()}"
-        self.url = self._stack.url
+        self._connect()
+
+    def stop(self) -> None:
+        """Stop everything in the orderly way."""
+        self._disconnect()
+        self._stack.stop()
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+        """``cairn up`` in a process of its own, ready; ended by SIGTERM."""
+        told = self.directory / "up.log"
+        with told.open("wb") as log:
+            process = subprocess.Popen(
+                [*CAIRN, "up"], cwd=self.directory, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            wait_until(lambda: process.poll() is not None or "is ready" in told.read_text(), "it is up")
+            assert process.poll() is None, told.read_text()
+            self._connect()
+            yield process
+        finally:
+            self._disconnect()
+            process.terminate()
+            assert process.wait(60) == 0, told.read_text()
+
+    def _connect(self) -> None:
+        file = stack_file.read(self.home)
+        assert file is not None
+        self.url = file.url
         self.key = (self.home / "key").read_text().strip()
         self.http = self.client()
         self.feed = Feed(self.url, self.key)
 
-    def stop(self) -> None:
-        """Stop everything in the orderly way."""
+    def _disconnect(self) -> None:
         if hasattr(self, "feed"):
             self.feed.close()
             self.http.close()
-        self._stack.stop()
 
     def client(self, key: str | None = None) -> httpx2.Client:
         authorization = {"Authorization": f"Bearer {self.key if key is None else key}"}

@@ -6,42 +6,23 @@ Commands that must wait for the test wait for a file of its own, so that every k
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.model_server import ModelServer, slow
-from tests.system.examples import MEND, TEST_COMMAND, lines, repository, shell, submit
-from tests.system.stack import Happened, SystemStack, wait_until
+from tests.system.checks import (
+    assert_calls_ended_once,
+    assert_heard_once,
+    assert_read_models_equal_a_rebuild,
+    requests_of,
+)
+from tests.system.examples import MEND, TEST_COMMAND, lines, numbers, repository, shell, submit, until_exists
+from tests.system.stack import SystemStack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 # Longer than any of these tests: an answer that nobody hears any more.
 NEVER_SECONDS = 300.0
-
-
-def until_exists(path: Path) -> str:
-    """A command that waits for a file."""
-    return f"until [ -e '{path}' ]; do sleep 0.05; done"
-
-
-def requests_of(model: ModelServer, title: str) -> list[dict[str, Any]]:
-    return [request.body for request in model.requests if title in str(request.body)]
-
-
-def assert_calls_ended_once(stack: SystemStack, task: str) -> None:
-    """Every call that was requested has exactly one end, and was started once."""
-    requested = {item.event["call_id"] for item in stack.feed.all("ToolCallRequested", task)}
-    ends = [
-        item.event["call_id"]
-        for kind in ("ToolCallCompleted", "ToolCallFailed", "ToolCallInterrupted")
-        for item in stack.feed.all(kind, task)
-    ]
-    started = [item.event["call_id"] for item in stack.feed.all("ToolCallStarted", task)]
-    assert len(ends) == len(set(ends))
-    assert len(started) == len(set(started))
-    submits = {item.event["call_id"] for item in stack.feed.all("ToolCallRequested", task, tool="submit")}
-    assert requested - submits <= set(ends)
 
 
 def test_runner_killed_between_tool_result_and_next_model_step(
@@ -122,10 +103,6 @@ def test_environment_manager_killed_while_a_process_runs(
     assert_calls_ended_once(stack, task)
 
 
-def numbers(first: int, last: int) -> str:
-    return "".join(f"{number}\n" for number in range(first, last + 1))
-
-
 @pytest.mark.parametrize(
     "service", ["scheduler", "agent-runner", "environment-manager", "projector", "gateway", "notifier"]
 )
@@ -161,16 +138,6 @@ def test_killed_anywhere(stack: SystemStack, model: ModelServer, tmp_path: Path,
     assert len({row["id"] for row in told}) == len(told)
 
 
-def assert_heard_once(stack: SystemStack, last: Happened) -> None:
-    """The stream told every decision of the log, each once and in order, over all reconnects."""
-    stack.feed.until_sequence(last.sequence)
-    heard = [decision["sequence"] for decision in stack.feed.decisions if decision["sequence"] <= last.sequence]
-    logged = [decision["sequence"] for decision in stack.items("/events", limit=1000)]
-    assert heard == [sequence for sequence in logged if sequence <= last.sequence]
-
-
 def test_read_models_equal_a_rebuild_after_all_that(stack: SystemStack) -> None:
     """What the projector kept up to date through every kill is what a rebuild from the log gives."""
-    before = stack.read_models()
-    stack.rebuild_read_models()
-    assert stack.read_models() == before
+    assert_read_models_equal_a_rebuild(stack)
