@@ -43,5 +43,9 @@ def call_id(run: str, number: int) -> str:
     return f"{run}-c{number}"
 
 
+def divergence_id(run: str, number: int) -> str:
+    return f"{run}-d{number}"
+
+
 def branch_name(task: str) -> str:
     return f"cairn/{task}"

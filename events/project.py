@@ -23,7 +23,8 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     ``agents_at_once`` bounds the project's agents that run at the same time (1–5). ``roles`` maps a pipeline's role
     to an agent's name; a task's own agent goes before it. ``secrets`` maps names of environment variables, as the
-    project's processes see them, to references such as ``env:NAME`` or ``file:PATH``.
+    project's processes see them, to references such as ``env:NAME`` or ``file:PATH``. ``on_divergence`` says what
+    follows where a run finds the world other than the log tells it (``events.divergence.POLICIES``).
     """
 
     repository: Repository
@@ -35,6 +36,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     roles: dict[str, str] = {}
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    on_divergence: str = "ask"
 
 
 class AddProject(Command, frozen=True, kw_only=True):

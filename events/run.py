@@ -12,13 +12,13 @@ from datetime import datetime
 import msgspec
 
 from events.agents import Agent, Limits
-from events.content import Content
+from events.content import EMPTY, Content
 from events.kernel import Command, Entity, Event, evolver, replace
 
 
 class StartRun(Command, frozen=True, kw_only=True):
     """The lease of a run: unacknowledged while the run lasts. ``limits`` are the agent's and the task's together.
-    ``sources`` are the environments that made ``bases``."""
+    ``sources`` are the environments that made ``bases``, ``on_divergence`` one of ``events.divergence.POLICIES``."""
 
     task_id: str
     stage: str
@@ -34,6 +34,7 @@ class StartRun(Command, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    on_divergence: str = "ask"
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
@@ -54,6 +55,15 @@ class RunStarted(Event, frozen=True, kw_only=True):
     epoch: int = 1
 
 
+class RunInterrupted(Event, frozen=True, kw_only=True):
+    """The process that held the run is gone without having ended it: said by the next one when it takes the run.
+    ``epoch`` and ``runner`` are of the one that is gone, ``after`` says in words what the last durable step was."""
+
+    epoch: int
+    runner: str
+    after: str
+
+
 class RunResumed(Event, frozen=True, kw_only=True):
     """Another process holds the run now. ``after`` says in words what the last durable step was."""
 
@@ -61,6 +71,34 @@ class RunResumed(Event, frozen=True, kw_only=True):
     host: str
     runner: str
     after: str
+
+
+class RunDiverged(Event, frozen=True, kw_only=True):
+    """The world is not as the log tells it: the run does not go on until it is reconciled. ``kind`` is one of
+    ``events.divergence.KINDS``, ``expected`` and ``found`` name the two in a line, ``diff`` is a unified diff."""
+
+    divergence_id: str
+    kind: str
+    expected: str
+    found: str
+    diff: Content = EMPTY
+
+
+class RunReconciled(Event, frozen=True, kw_only=True):
+    """The divergence is settled, and the run goes on. ``by`` is who chose, ``policy`` where the project's did."""
+
+    divergence_id: str
+    kind: str
+    choice: str
+    by: str
+
+
+class RunReconfigured(Event, frozen=True, kw_only=True):
+    """From here on the agent works with what is configured now, not with what the run began with."""
+
+    agent: Agent
+    system: str
+    tools: tuple[str, ...]
 
 
 class ModelResponded(Event, frozen=True, kw_only=True):
@@ -189,6 +227,13 @@ class RunCancelled(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class RunAbandoned(Event, frozen=True, kw_only=True):
+    """It had diverged (``kind``), and was given up rather than reconciled."""
+
+    kind: str
+    by: str
+
+
 RunEnd = (
     RunSucceeded
     | RunCrashed
@@ -201,6 +246,7 @@ RunEnd = (
     | RunUnprepared
     | RunCrashLooped
     | RunCancelled
+    | RunAbandoned
 )
 
 RUN_ENDS: dict[type[Event], str] = {
@@ -215,12 +261,14 @@ RUN_ENDS: dict[type[Event], str] = {
     RunUnprepared: "unprepared",
     RunCrashLooped: "crash_looped",
     RunCancelled: "cancelled",
+    RunAbandoned: "abandoned",
 }
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
     """``calls`` are those of the last answer, the only ones that can be open. ``barren_epochs`` counts resumes since
-    the last durable step, ``model_failures`` and ``reminders`` those in a row."""
+    the last durable step, ``model_failures`` and ``reminders`` those in a row. ``diverged`` waits to be reconciled;
+    ``waived`` are the configurations that were found, and that the run goes on without."""
 
     id: str
     started: RunStarted | None = None
@@ -241,13 +289,18 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     reminders: int = 0
     barren_epochs: int = 0
     last: str = "nothing"
+    diverged: RunDiverged | None = None
+    divergences: int = 0
+    waived: tuple[str, ...] = ()
     ended: RunEnd | None = None
 
     @property
     def status(self) -> str:
-        """pending, running, or how it ended (the values of ``RUN_ENDS``)."""
+        """pending, running, diverged, or how it ended (the values of ``RUN_ENDS``)."""
         if self.ended is not None:
             return RUN_ENDS[type(self.ended)]
+        if self.diverged is not None:
+            return "diverged"
         return "pending" if self.started is None else "running"
 
 
@@ -257,6 +310,24 @@ def _started(run: Run, event: RunStarted) -> Run:
 
 def _resumed(run: Run, event: RunResumed) -> Run:
     return replace(run, epoch=event.epoch, host=event.host, runner=event.runner, barren_epochs=run.barren_epochs + 1)
+
+
+def _diverged(run: Run, event: RunDiverged) -> Run:
+    return replace(run, diverged=event, divergences=run.divergences + 1)
+
+
+def _reconciled(run: Run, event: RunReconciled) -> Run:
+    waived = run.waived
+    if run.diverged is not None and event.kind == "configuration" and event.choice == "restore":
+        waived = (*waived, run.diverged.found)
+    return replace(run, diverged=None, waived=waived, barren_epochs=0)
+
+
+def _reconfigured(run: Run, event: RunReconfigured) -> Run:
+    if run.started is None:
+        return run
+    started = replace(run.started, agent=event.agent, system=event.system, tools=event.tools)
+    return replace(run, started=started, waived=())
 
 
 def _responded(run: Run, event: ModelResponded) -> Run:
@@ -298,6 +369,9 @@ RUN: Entity[Run] = Entity(
         {
             RunStarted: _started,
             RunResumed: _resumed,
+            RunDiverged: _diverged,
+            RunReconciled: _reconciled,
+            RunReconfigured: _reconfigured,
             ModelResponded: _responded,
             ModelCallPostponed: lambda run, event: replace(
                 run,

@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 
 from events.agents import Agent, Limits
+from events.content import EMPTY, Content
 from events.kernel import Command, Event
 from events.pipeline import Pipeline
 from events.project import Repository
@@ -49,6 +50,13 @@ class AnswerQuestion(Command, frozen=True, kw_only=True):
 
     answer: str
     call_id: str = ""
+
+
+class ResolveDivergence(Command, frozen=True, kw_only=True):
+    """``choice`` is one of ``events.divergence.CHOICES``; ``run_id`` may be empty where only one run has diverged."""
+
+    choice: str
+    run_id: str = ""
 
 
 class ApproveStage(Command, frozen=True, kw_only=True):
@@ -105,6 +113,17 @@ class AskQuestion(Command, frozen=True, kw_only=True):
     question: str
 
 
+class ReportDivergence(Command, frozen=True, kw_only=True):
+    """A run found the world other than the log tells (``RunDiverged``), and a person is to choose what follows."""
+
+    run_id: str
+    divergence_id: str
+    kind: str
+    expected: str
+    found: str
+    diff: Content = EMPTY
+
+
 class StartStage(Command, frozen=True, kw_only=True):
     """Placement's answer: this stage runs now, with this agent. Sent by the scheduler to itself, never stored."""
 
@@ -128,6 +147,7 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     max_attempts: int
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    on_divergence: str = "ask"
 
 
 class RunRequested(Event, frozen=True, kw_only=True):
@@ -240,6 +260,24 @@ class QuestionAsked(Event, frozen=True, kw_only=True):
 class QuestionAnswered(Event, frozen=True, kw_only=True):
     call_id: str
     answer: str
+
+
+class DivergenceReported(Event, frozen=True, kw_only=True):
+    """A run waits until somebody has chosen what follows."""
+
+    run_id: str
+    divergence_id: str
+    kind: str
+    expected: str
+    found: str
+    diff: Content = EMPTY
+
+
+class DivergenceResolved(Event, frozen=True, kw_only=True):
+    run_id: str
+    divergence_id: str
+    choice: str
+    by: str = ""
 
 
 class TaskCompleted(Event, frozen=True, kw_only=True):

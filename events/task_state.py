@@ -14,6 +14,8 @@ from events.pipeline import Stage
 from events.task import (
     ApprovalRequested,
     CheckRequested,
+    DivergenceReported,
+    DivergenceResolved,
     GatePassed,
     GateRefused,
     GateUnevaluated,
@@ -87,6 +89,14 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     answer: str | None = None
 
 
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
+    """``choice`` is empty until somebody chose; ``by`` is who did."""
+
+    reported: DivergenceReported
+    choice: str = ""
+    by: str = ""
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """``submitted`` is None for a task that does not exist. ``requests`` holds the last request of each running
     run and check, from which the commands that the task stands for can be derived again at any time. ``reopened``
@@ -96,19 +106,22 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     submitted: TaskSubmitted | None = None
     stages: dict[str, StageState] = {}
     questions: tuple[Question, ...] = ()
+    divergences: tuple[Divergence, ...] = ()
     ended: TaskCompleted | TaskFailed | TaskBlocked | TaskCancelled | None = None
     requests: dict[str, RunRequested | CheckRequested] = {}
     reopened: bool = False
 
     @property
     def status(self) -> str:
-        """pending, queued, running, in_review, needs_input, completed, failed, blocked or cancelled.
+        """pending, queued, running, in_review, needs_input, diverged, completed, failed, blocked or cancelled.
 
         ``pending`` and ``queued`` are told apart by dependencies, which only the scheduler knows: here a task
         that nothing runs for is ``queued``.
         """
         if self.ended is not None:
             return _ENDED[type(self.ended)]
+        if any(not divergence.choice for divergence in self.divergences):
+            return "diverged"
         if any(question.answer is None for question in self.questions):
             return "needs_input"
         positions = [stage.position for stage in self.stages.values()]
@@ -170,8 +183,12 @@ def _run_failure(task: Task, event: RunFailureRecorded) -> Task:
 
 
 def _settle(task: Task, run: str) -> Task:
-    """Questions of a run that has ended want no answer any more."""
-    return replace(task, questions=tuple(item for item in task.questions if item.run_id != run))
+    """Questions and divergences of a run that has ended want no answer any more."""
+    return replace(
+        task,
+        questions=tuple(item for item in task.questions if item.run_id != run),
+        divergences=tuple(item for item in task.divergences if item.reported.run_id != run),
+    )
 
 
 def _check_requested(task: Task, event: CheckRequested) -> Task:
@@ -217,7 +234,7 @@ def _reopened(task: Task, event: TaskReopened) -> Task:
 
 
 def _ended(task: Task, event: TaskCompleted | TaskFailed | TaskBlocked | TaskCancelled) -> Task:
-    task = replace(task, ended=event, questions=(), requests={}, reopened=False)
+    task = replace(task, ended=event, questions=(), divergences=(), requests={}, reopened=False)
     for name, stage in task.stages.items():
         if isinstance(stage.position, Running | Checking | AwaitingApproval):
             task = _at(task, name, position=Stopped(_ENDED[type(event)]))
@@ -234,6 +251,18 @@ def _answered(task: Task, event: QuestionAnswered) -> Task:
         task,
         questions=tuple(
             replace(item, answer=event.answer) if item.call_id == event.call_id else item for item in task.questions
+        ),
+    )
+
+
+def _resolved(task: Task, event: DivergenceResolved) -> Task:
+    return replace(
+        task,
+        divergences=tuple(
+            replace(item, choice=event.choice, by=event.by)
+            if item.reported.divergence_id == event.divergence_id
+            else item
+            for item in task.divergences
         ),
     )
 
@@ -259,6 +288,10 @@ TASK: Entity[Task] = Entity(
             StageRolledBack: _rolled_back,
             QuestionAsked: _asked,
             QuestionAnswered: _answered,
+            DivergenceReported: lambda task, event: replace(
+                task, divergences=(*task.divergences, Divergence(reported=event))
+            ),
+            DivergenceResolved: _resolved,
             TaskReopened: _reopened,
             TaskCompleted: _ended,
             TaskFailed: _ended,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from events.agents import ModelAgent
+from events.agents import Agent, ModelAgent
 from events.content import Content
 from events.conversation import Message
 from events.errors import Permanent, Transient
@@ -33,6 +33,14 @@ class ModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     turn: int = 0
     stage: str = ""
     attempt: int = 1
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent works with: its description, what the model is told of itself, the names of its tools."""
+
+    agent: Agent
+    system: str
+    tools: tuple[str, ...]
 
 
 class CallAsked(msgspec.Struct, frozen=True, kw_only=True):

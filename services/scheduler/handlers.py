@@ -22,6 +22,8 @@ from events.task import (
     RecordRunFailed,
     RecordRunSucceeded,
     RejectStage,
+    ReportDivergence,
+    ResolveDivergence,
     RetryTask,
     RunRequested,
     SubmitTask,
@@ -32,6 +34,7 @@ from infra.ports import Clock, EventLog
 from infra.sender import Sender
 from services.scheduler import policy
 from services.scheduler.board import Board
+from services.scheduler.deciders import divergence as divergence_decider
 from services.scheduler.deciders import project as project_decider
 from services.scheduler.deciders import task as task_decider
 from services.scheduler.ports import Agents
@@ -185,6 +188,10 @@ class Handlers:
                 return task_decider.ask(task, command)
             case AnswerQuestion() as command:
                 return task_decider.answer(task, command)
+            case ReportDivergence() as command:
+                return divergence_decider.report(task, command)
+            case ResolveDivergence() as command:
+                return divergence_decider.resolve(task, command, by=envelope.actor)
             case CancelTask() as command:
                 return task_decider.cancel(task, command)
             case RetryTask():

@@ -221,6 +221,7 @@ def command_for(task: Task, request: RunRequested | CheckRequested) -> Command:
             sources=request.sources,
             secrets=submitted.secrets,
             isolation=submitted.isolation,
+            on_divergence=submitted.on_divergence,
         )
     if request.kind == "pull_request":
         return PublishBranch(

@@ -123,7 +123,7 @@ def test_next_to_take_it_resumes_it_in_the_next_epoch() -> None:
     """On the host where its environment is, and with the last durable step in words."""
     story = started()
     respond(story, LIST)
-    assert take(story, "r2") == ["RunResumed"]
+    assert take(story, "r2") == ["RunInterrupted", "RunResumed"]
     event = story.history[-1]
     assert isinstance(event, RunResumed)
     assert (event.epoch, event.host, event.runner) == (2, "here", "r2")
@@ -161,7 +161,7 @@ def test_run_whose_runners_keep_dying_is_given_up() -> None:
     """After five epochs without a durable step."""
     story = started()
     for _ in range(decider.MAX_BARREN_EPOCHS):
-        assert take(story) == ["RunResumed"]
+        assert take(story) == ["RunInterrupted", "RunResumed"]
     assert take(story) == ["RunCrashLooped"]
     assert story.state.ended == RunCrashLooped(epochs=6)
 
@@ -180,14 +180,14 @@ def test_each_durable_step_shows_that_it_gets_on(step: str) -> None:
             story.given([ModelCallPostponed(failures=1, cause="network", detail="", retry_at=NOW)])
         case "remind":
             story.when(lambda run: decider.remind(run, epoch))
-    assert take(story) == ["RunResumed"]
+    assert take(story) == ["RunInterrupted", "RunResumed"]
 
 
 def test_waiting_is_not_dying() -> None:
     """Runners that are replaced while a long call runs or a person thinks do no harm."""
     story = started()
     for _ in range(3 * decider.MAX_BARREN_EPOCHS):
-        assert take(story, waiting=True) == ["RunResumed"]
+        assert take(story, waiting=True) == ["RunInterrupted", "RunResumed"]
 
 
 # ---- answers

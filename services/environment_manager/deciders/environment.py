@@ -7,13 +7,18 @@ from events.environment import (
     BranchRefused,
     CallEnd,
     Environment,
+    EnvironmentInspected,
+    EnvironmentLost,
     EnvironmentPreparationFailed,
     EnvironmentPrepared,
     EnvironmentRemoved,
     ExecuteTool,
+    OrphanRemoved,
     ToolCallInterrupted,
     ToolCallStarted,
     ToolCallUncertain,
+    WorkspaceDiverged,
+    WorkspaceReconciled,
 )
 from events.kernel import Event
 
@@ -90,4 +95,40 @@ def remove(state: Environment, reason: str) -> Events:
 
 def stands(state: Environment) -> bool:
     """Whether the log says that there is a workspace."""
-    return state.prepared is not None and not state.removed
+    return state.stands
+
+
+def inspect(state: Environment, inspection_id: str, found: WorkspaceDiverged | None) -> Events:
+    """Answer whoever asked (nobody did where the id is empty), with what was found if that is not known yet."""
+    answer: Events = ()
+    if inspection_id and state.inspected != inspection_id:
+        answer = (EnvironmentInspected(inspection_id=inspection_id),)
+    if found is None or state.diverged is not None or state.running or not stands(state):
+        return answer
+    return (found, *answer)
+
+
+def reconcile(state: Environment, choice: str, *, checkpoint: str, tree: str) -> Events:
+    if state.diverged is None:
+        return ()
+    return (WorkspaceReconciled(choice=choice, checkpoint=checkpoint, tree=tree),)
+
+
+def lose(state: Environment, detail: str) -> Events:
+    """The workspace is gone. Calls that ran in it are uncertain: nobody will learn how they ended."""
+    if not stands(state):
+        return ()
+    events: list[Event] = [EnvironmentLost(detail=detail)]
+    for started in state.running.values():
+        again = started.effects in ("none", "workspace") or started.retry == "idempotent"
+        resolution = "execute-again" if again else "told-agent"
+        told = GONE if again else NOT_REPEATED
+        names = {"call_id": started.call_id, "run_id": started.run_id, "tool": started.tool}
+        events.append(ToolCallUncertain(**names, resolution=resolution, detail=told))
+        if not again:
+            events.append(ToolCallInterrupted(**names, reason=NOT_REPEATED))
+    return tuple(events)
+
+
+def remove_orphan(kind: str, name: str, reason: str) -> Events:
+    return (OrphanRemoved(kind=kind, name=name, reason=reason),)

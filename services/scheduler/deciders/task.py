@@ -90,6 +90,7 @@ def submit(task: Task, command: SubmitTask, *, number: int, submission_id: str, 
         max_attempts=project.max_attempts,
         secrets=project.secrets,
         isolation=project.isolation,
+        on_divergence=project.on_divergence,
     )
     return _and_advance(task, submitted)
 
@@ -170,7 +171,7 @@ def record_check(task: Task, command: RecordCheck) -> Events:
 
 
 def cancel(task: Task, command: CancelTask) -> Events:
-    _existing(task)
+    existing(task)
     if isinstance(task.ended, TaskCancelled):
         return ()
     if task.ended is not None:
@@ -181,7 +182,7 @@ def cancel(task: Task, command: CancelTask) -> Events:
 
 def retry(task: Task) -> Events:
     """Open an ended task again at the stages that stopped, or at those that their failed gates lead back to."""
-    _existing(task)
+    existing(task)
     if task.submitted is None or task.ended is None:
         if task.reopened:
             return ()
@@ -209,7 +210,7 @@ def ask(task: Task, command: AskQuestion) -> Events:
 
 
 def answer(task: Task, command: AnswerQuestion) -> Events:
-    _existing(task)
+    existing(task)
     named = [item for item in task.questions if command.call_id in ("", item.call_id)]
     waiting = [item for item in named if item.answer is None]
     if not waiting:
@@ -349,7 +350,7 @@ def _runs(task: Task, stage: str, run: str) -> bool:
     return task.ended is None and state is not None and state.position == Running(run)
 
 
-def _existing(task: Task) -> None:
+def existing(task: Task) -> None:
     if task.submitted is None:
         message = f"there is no task {task.id!r}."
         raise NotFound(message, slug="task-not-found")
@@ -357,7 +358,7 @@ def _existing(task: Task) -> None:
 
 def _approvable(task: Task, name: str) -> Stage | None:
     """The stage that waits for a person; None where it has passed; else ``NotAwaitingApproval``."""
-    _existing(task)
+    existing(task)
     state = task.stages.get(name)
     if state is None:
         message = f"task {task.id} has no stage {name!r}; it has {', '.join(task.stages)}."
