@@ -80,6 +80,9 @@ class Handlers:
         decision = await self._tasks.decide(id, cause, decide)
         if decision.events:
             self._board.put_task(decision.state, decision.revision)
+            if cause.trace:
+                # What follows may start before the record comes back from the log.
+                self._board.traces.setdefault(id, cause.trace)
             for key, request in decision.state.requests.items():
                 if before is None or key not in before.requests:
                     await self.dispatch(decision.state, request, cause)
