@@ -69,7 +69,8 @@ class Placer:
                 for key, request in task.requests.items():
                     if isinstance(request, RunRequested) or self._round % ROUNDS_BETWEEN_CHECKS == 0:
                         again = f"-{random.getrandbits(32):08x}"
-                        await self._handlers.dispatch(task, request, Cause(id=key), again=again)
+                        cause = Cause(id=key, trace=self._board.traces.get(task.id, ""))
+                        await self._handlers.dispatch(task, request, cause, again=again)
             self._round += 1
             self._board.save()
             await self._clock.sleep(self._reconcile_seconds)
