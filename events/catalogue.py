@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Union
 
-from events import delivery, environment, project, pull_request, run, task, task_state
+from events import checkpoints, delivery, environment, project, pull_request, run, task, task_state
 from events.kernel import Command, Entity, Event, Message
 
-MODULES: tuple[ModuleType, ...] = (project, task, run, environment, pull_request, delivery)
+MODULES: tuple[ModuleType, ...] = (project, task, run, environment, checkpoints, pull_request, delivery)
 
 
 def _collect(kind: type[Message]) -> dict[str, type[Message]]:

@@ -29,6 +29,10 @@ from events.run import (
 )
 
 INTERRUPTED = "interrupted: this call was ended before it gave a result. Look at what it did before you repeat it."
+FORKED = (
+    "no result: this conversation was taken over from another run at a point where this call was still open. The "
+    "workspace is as it was then; look at it before you repeat the call."
+)
 
 
 class UserText(msgspec.Struct, frozen=True, tag=True):
@@ -138,7 +142,7 @@ class Conversation:
     def apply(self, event: Event) -> None:
         """Take one event in. Those that say nothing to the model, or answer a call of another run, change nothing."""
         if isinstance(event, RunStarted):
-            self._say(event.prompt)
+            self._start(event)
         elif isinstance(event, AgentReminded):
             self._say(event.text)
         elif isinstance(event, ModelResponded):
@@ -152,6 +156,13 @@ class Conversation:
         """Give every open call ``text`` as its result. A result that arrives later is ignored."""
         for call_id in self.open_calls:
             self._answer(CallResult(call_id=call_id, note=text, is_error=True))
+
+    def _start(self, event: RunStarted) -> None:
+        """A forked run goes on with the conversation of the run before, which was fed in first."""
+        if event.forked_from is not None:
+            self.close_open_calls(FORKED)
+        if event.prompt or event.forked_from is None:
+            self._say(event.prompt)
 
     def _say(self, text: str) -> None:
         self.close_open_calls()

@@ -53,7 +53,9 @@ class CommandEnvelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of a command: accepted (``sequence`` is the entity's revision afterwards) or rejected."""
+    """What became of a command: accepted (``sequence`` is the entity's revision afterwards) or rejected.
+
+    ``content`` is the digest of what was asked for, where that is in the content store."""
 
     accepted: bool
     entity: str
@@ -63,6 +65,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     slug: str = ""
     message: str = ""
     status: int = 200
+    content: str = ""
 
 
 class Recorded(msgspec.Struct, frozen=True):

@@ -14,11 +14,14 @@ import msgspec
 from events.agents import Agent, Limits
 from events.content import EMPTY, Content
 from events.kernel import Command, Entity, Event, evolver, replace
+from events.lineage import ForkedFrom
 
 
 class StartRun(Command, frozen=True, kw_only=True):
     """The lease of a run: unacknowledged while the run lasts. ``limits`` are the agent's and the task's together.
-    ``sources`` are the environments that made ``bases``, ``on_divergence`` one of ``events.divergence.POLICIES``."""
+    ``sources`` are the environments that made ``bases``. Where it is ``forked_from`` another run, its conversation
+    goes on from there. Its workspace begins as the checkpoint ``restore``, and the run's calls are executed on
+    ``host``, where these are given. ``on_divergence`` is one of ``events.divergence.POLICIES``."""
 
     task_id: str
     stage: str
@@ -34,11 +37,17 @@ class StartRun(Command, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    forked_from: ForkedFrom | None = None
+    restore: str = ""
+    host: str = ""
     on_divergence: str = "ask"
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """Epoch 1. ``host`` is the worker whose environment-manager executes the run's calls."""
+    """Epoch 1. ``host`` is the worker whose environment-manager executes the run's calls.
+
+    Of a run that is ``forked_from`` another one, the conversation begins with that one's up to there, and ``prompt``
+    follows it; an empty one is not said."""
 
     task_id: str
     stage: str
@@ -53,6 +62,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     host: str
     runner: str
     epoch: int = 1
+    forked_from: ForkedFrom | None = None
 
 
 class RunInterrupted(Event, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ COMMANDS             cmd.<tenant>.<service>.<target>.<entity>.<id>      wishes o
 RUNS                 cmd.<tenant>.agent-runner.<pool>.run.<id>          the leases: at most one open job per run
 CALLS                cmd.<tenant>.environment-manager.<host>.call.<id>  derived from events again at any time, so
                                                                         they are kept in memory and cost no fsync
+                     cmd.<tenant>.environment-manager.<host>.checkpoint.<id>  questions: whoever asks can ask again
 OUTPUT               out.<tenant>.<run>                                 what processes print
 CONTENT              content.<tenant>.<digest>                          large payloads by SHA-256
 DEAD_LETTERS         dead.<tenant>.<service>                            what could not be handled, with the reason
@@ -32,9 +33,11 @@ NOTIFIER = "notifier"
 PROJECTOR = "projector"
 GATEWAY = "gateway"
 
-# The entity token of a command decides its stream: a run's lease, a tool call, or anything else.
+# The entity token of a command decides its stream: a run's lease, a tool call, a question about an environment's
+# checkpoints, or anything else.
 RUN_TOKEN = "run"
 CALL_TOKEN = "call"
+CHECKPOINT_TOKEN = "checkpoint"
 
 COMMAND_SUBJECTS = (
     f"cmd.*.{SCHEDULER}.>",
@@ -42,7 +45,10 @@ COMMAND_SUBJECTS = (
     f"cmd.*.{ENVIRONMENT_MANAGER}.*.pull_request.>",
 )
 RUN_SUBJECTS = (f"cmd.*.{AGENT_RUNNER}.*.{RUN_TOKEN}.>",)
-CALL_SUBJECTS = (f"cmd.*.{ENVIRONMENT_MANAGER}.*.{CALL_TOKEN}.>",)
+CALL_SUBJECTS = (
+    f"cmd.*.{ENVIRONMENT_MANAGER}.*.{CALL_TOKEN}.>",
+    f"cmd.*.{ENVIRONMENT_MANAGER}.*.{CHECKPOINT_TOKEN}.>",
+)
 
 
 def events_stream(tenant: str) -> str:
@@ -71,4 +77,4 @@ def dead_letter(tenant: str, service: str) -> str:
 
 def stream_of_command(entity: str) -> str:
     """The stream that keeps commands whose entity token is ``entity``."""
-    return {RUN_TOKEN: RUNS, CALL_TOKEN: CALLS}.get(entity, COMMANDS)
+    return {RUN_TOKEN: RUNS, CALL_TOKEN: CALLS, CHECKPOINT_TOKEN: CALLS}.get(entity, COMMANDS)

@@ -12,6 +12,7 @@ import msgspec
 from events.agents import Agent, Limits
 from events.content import EMPTY, Content
 from events.kernel import Command, Event
+from events.lineage import ForkedFrom
 from events.pipeline import Pipeline
 from events.project import Repository
 
@@ -35,6 +36,19 @@ class TaskSpecification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
 
 class SubmitTask(Command, frozen=True, kw_only=True):
     specification: TaskSpecification
+
+
+class ForkRun(Command, frozen=True, kw_only=True):
+    """Submit a task that goes on from a step of ``run_id``, a run of the task that the command is for.
+
+    ``sequence`` is the place in the log up to which it is taken over; ``prompt`` is said to the agent then. ``agent``
+    is another one for the new task.
+    """
+
+    run_id: str
+    sequence: int
+    prompt: str = ""
+    agent: str = ""
 
 
 class CancelTask(Command, frozen=True, kw_only=True):
@@ -136,7 +150,8 @@ class StartStage(Command, frozen=True, kw_only=True):
 
 
 class TaskSubmitted(Event, frozen=True, kw_only=True):
-    """``submission_id`` is the id of the command, so that a repeated submission is recognised."""
+    """``submission_id`` is the id of the command, so that a repeated submission is recognised. ``forked_from`` is set
+    where the task goes on from a step of another task's run."""
 
     specification: TaskSpecification
     number: int
@@ -147,12 +162,14 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     max_attempts: int
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    forked_from: ForkedFrom | None = None
     on_divergence: str = "ask"
 
 
 class RunRequested(Event, frozen=True, kw_only=True):
     """A stage's agent is to run. ``findings`` is what an earlier attempt or a gate left for it to mend.
-    ``sources`` are the environments that made the commits ``bases``."""
+    ``sources`` are the environments that made the commits ``bases``. In a forked task, a stage's workspace begins as
+    the checkpoint ``restore``, which lies on ``host``."""
 
     stage: str
     attempt: int
@@ -163,6 +180,9 @@ class RunRequested(Event, frozen=True, kw_only=True):
     prompt: str
     bases: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    forked_from: ForkedFrom | None = None
+    restore: str = ""
+    host: str = ""
 
 
 class RunRecorded(Event, frozen=True, kw_only=True):

@@ -119,7 +119,8 @@ class Driver:
         plumbing = self.plumbing
         plumbing.runs.forget(self.id)
         try:
-            plumbing.runs.apply(self.id, await self.history.load(plumbing.log, plumbing.watch))
+            own = await self.history.load(plumbing.log, plumbing.watch, self.command.forked_from)
+            plumbing.runs.apply(self.id, own)
             await self._begin()
             with telemetry.span(
                 f"invoke_agent {self.command.agent_name}",
@@ -193,6 +194,7 @@ class Driver:
             base_branch=self.command.base_branch,
             bases=self.command.bases,
             sources=self.command.sources,
+            restore=self.command.restore,
             secrets=self.command.secrets,
             isolation=self.command.isolation,
         )

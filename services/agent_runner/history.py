@@ -13,8 +13,10 @@ from events.conversation import Conversation
 from events.envelope import Recorded
 from events.environment import ENVIRONMENT, CallEnd, Environment, EnvironmentPreparationFailed
 from events.kernel import Event
+from events.lineage import ForkedFrom
 from events.run import AnswerReceived, RunStarted, ToolCallRefused, ToolCallRequested
 from events.task_state import TASK, Task
+from infra.lineage import ancestors
 from infra.ports import EventLog
 from services.agent_runner.watch import Watch
 
@@ -36,10 +38,15 @@ class History:
         self._revisions = {ENVIRONMENT.name: 0, TASK.name: 0}
         self._early: list[Recorded] | None = []
 
-    async def load(self, log: EventLog, watch: Watch) -> list[Recorded]:
-        """Read and fold everything; answer the run's own records. From here on the watch keeps it up to date."""
+    async def load(self, log: EventLog, watch: Watch, forked_from: ForkedFrom | None = None) -> list[Recorded]:
+        """Read and fold everything; answer the run's own records. From here on the watch keeps it up to date.
+
+        Of a fork, the conversation begins with that of the runs that it goes on from; nothing else of them counts."""
         watch.add(ENVIRONMENT.name, self.environment.id, self.receive)
         watch.add(TASK.name, self.task.id, self.receive)
+        for record in await ancestors(log, forked_from):
+            for event in record.envelope.events:
+                self.conversation.apply(event)
         own = await log.load("run", self._run_id)
         others = [
             *await log.load(ENVIRONMENT.name, self.environment.id),

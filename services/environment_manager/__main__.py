@@ -16,6 +16,7 @@ from infra.service import Runtime, run
 from services.environment_manager import tools
 from services.environment_manager.adapters.processes import ShimProcesses
 from services.environment_manager.adapters.workspaces import GitWorkspaces
+from services.environment_manager.checkpoints import CheckpointHandlers
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.handlers import Handlers
 from services.environment_manager.keeper import Keeper
@@ -50,6 +51,7 @@ class EnvironmentManager:
         self._runtime = runtime
         self._executor = Executor(plumbing)
         self._keeper = Keeper(jetstream.log, plumbing, self._executor)
+        checkpoints = CheckpointHandlers(plumbing.environments, workspaces, jetstream.content)
         pull_requests = PullRequestHandlers(
             EntityStore(jetstream.log, PULL_REQUEST, runtime.clock), workspaces, jetstream.content
         )
@@ -71,6 +73,15 @@ class EnvironmentManager:
                 filters=[subjects.command(tenant, service, host, subjects.CALL_TOKEN, "*")],
                 handler=handlers.handle,
                 concurrency=CALLS_AT_ONCE,
+                remember_leases=False,
+            ),
+            consumer(
+                runtime,
+                durable=f"{service}-{tenant}-{host}-checkpoints",
+                stream=subjects.CALLS,
+                filters=[subjects.command(tenant, service, host, subjects.CHECKPOINT_TOKEN, "*")],
+                handler=checkpoints.handle,
+                concurrency=CONCURRENCY,
                 remember_leases=False,
             ),
             consumer(

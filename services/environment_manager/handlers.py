@@ -66,7 +66,7 @@ class Handlers:
         state, _ = await plumbing.environments.load(id)
         if decider.stands(state):
             return
-        restore = state.checkpoint if state.removed else ""
+        restore = state.checkpoint if state.removed else command.restore
         try:
             prepared = await plumbing.workspaces.prepare(
                 id, command.repository_url, base_branch=command.base_branch, bases=command.bases, restore=restore

@@ -89,6 +89,9 @@ class Workspaces(Protocol):
     async def checkout(self, repository_url: str, commit: str, directory: Path) -> None:
         """Write the files of a checkpoint into ``directory``, which is absent or empty."""
 
+    async def export(self, repository_url: str, environment_id: str) -> bytes:
+        """Every checkpoint of the environment, with all that they stand upon, as a git bundle."""
+
     async def remove(self, environment_id: str) -> None:
         """Remove the worktree; checkpoints stay. Idempotent."""
 

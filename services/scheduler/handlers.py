@@ -18,6 +18,7 @@ from events.task import (
     AskQuestion,
     CancelTask,
     CheckRequested,
+    ForkRun,
     RecordCheck,
     RecordRunFailed,
     RecordRunSucceeded,
@@ -34,9 +35,11 @@ from infra.ports import Clock, EventLog
 from infra.sender import Sender
 from services.scheduler import policy
 from services.scheduler.board import Board
+from services.scheduler.deciders import fork as fork_decider
 from services.scheduler.deciders import divergence as divergence_decider
 from services.scheduler.deciders import project as project_decider
 from services.scheduler.deciders import task as task_decider
+from services.scheduler.forks import find_source
 from services.scheduler.ports import Agents
 
 logger = structlog.get_logger()
@@ -56,6 +59,7 @@ class Handlers:
         *,
         retry_delay_seconds: float,
     ) -> None:
+        self._log = log
         self._tasks = EntityStore(log, TASK, clock)
         self._projects = EntityStore(log, PROJECT, clock)
         self._sender = sender
@@ -71,6 +75,8 @@ class Handlers:
             return await self._add_project(envelope, command)
         if isinstance(command, SubmitTask):
             return await self._submit(envelope, command)
+        if isinstance(command, ForkRun):
+            return await self._fork(envelope, command)
         decision = await self.decide(envelope.entity_id, Cause.of(envelope), lambda task: self._decide(task, envelope))
         return _accepted(TASK.name, decision.state.id, decision)
 
@@ -149,28 +155,47 @@ class Handlers:
             message = f"there is no project {envelope.entity_id!r}: add it with `cairn project add`."
             raise NotFound(message, slug="project-not-found")
         settings = project.settings
-        self._check_agents(command, settings.roles)
+        agent = command.specification.agent
+        self._check_agents({agent} if agent else set(settings.roles.values()))
+
+        def submit(task: Task, number: int) -> Sequence[Event]:
+            depends_on = command.specification.depends_on
+            if task.submitted is None:
+                policy.check_dependencies(task.id, project.id, depends_on, self._board.tasks)
+            return task_decider.submit(task, command, number=number, submission_id=envelope.id, project=settings)
+
+        return await self._numbered(envelope, settings.prefix, submit)
+
+    async def _fork(self, envelope: CommandEnvelope, command: ForkRun) -> Outcome:
+        self._check_agents({command.agent} if command.agent else set())
+        source = await find_source(self._log, envelope.entity_id, command)
+        prefix = envelope.entity_id.rpartition("-")[0]
+        return await self._numbered(
+            envelope,
+            prefix,
+            lambda task, number: fork_decider.fork(
+                task, command, source=source.task, point=source.point, number=number, submission_id=envelope.id
+            ),
+        )
+
+    async def _numbered(
+        self, envelope: CommandEnvelope, prefix: str, decide: Callable[[Task, int], Sequence[Event]]
+    ) -> Outcome:
+        """Decide about the next task of the prefix; a repeated command gets the task that it got the first time."""
         while True:
-            known = self._board.task_of_submission(envelope.id)
-            number = self._board.next_number(settings.prefix)
-            id = known or names.task_id(settings.prefix, number)
-            if known is None:
-                depends_on = command.specification.depends_on
-                policy.check_dependencies(id, project.id, depends_on, self._board.tasks)
+            number = self._board.next_number(prefix)
+            id = self._board.task_of_submission(envelope.id) or names.task_id(prefix, number)
             decision = await self.decide(
                 id,
                 Cause.of(envelope),
-                lambda task, number=number: task_decider.submit(  # type: ignore[misc]
-                    task, command, number=number, submission_id=envelope.id, project=settings
-                ),
+                lambda task, number=number: decide(task, number),  # type: ignore[misc]
             )
             self._board.put_task(decision.state, decision.revision)
             if decision.state.submitted is not None and decision.state.submitted.submission_id == envelope.id:
                 return _accepted(TASK.name, id, decision)
 
-    def _check_agents(self, command: SubmitTask, roles: dict[str, str]) -> None:
+    def _check_agents(self, wanted: set[str]) -> None:
         agents = self._agents.known()
-        wanted = {command.specification.agent} if command.specification.agent else set(roles.values())
         unknown = sorted(wanted - agents.keys())
         if unknown:
             configured = ", ".join(sorted(agents)) or "none"

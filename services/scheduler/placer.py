@@ -11,7 +11,7 @@ import random
 
 import structlog
 
-from events.agents import Agent
+from events.agents import Agent, ModelAgent
 from events.errors import CairnError, Invalid
 from events.task import RunRequested, StartStage
 from infra.entities import Cause
@@ -22,7 +22,7 @@ from services.scheduler.deciders import task as task_decider
 from services.scheduler.handlers import Handlers
 from services.scheduler.policy import Placement
 from services.scheduler.ports import Agents
-from services.scheduler.prompts import prompt
+from services.scheduler.prompts import fork_prompt, prompt
 
 logger = structlog.get_logger()
 
@@ -111,6 +111,11 @@ class Placer:
             state.attempt + 1,
             test_command=task.submitted.test_command,
         )
+        fork = task.submitted.forked_from
+        if fork is not None and fork.stage == stage.name:
+            text = fork_prompt(
+                text, fork.prompt, state.findings, state.attempt + 1, has_heard=isinstance(agent, ModelAgent)
+            )
         cause = Cause(
             id=f"{task.id}-{stage.name}-{state.attempt + 1}-place",
             actor="scheduler",

@@ -33,6 +33,14 @@ def prompt(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def fork_prompt(task_prompt: str, wanted: str, findings: str, attempt: int, *, has_heard: bool) -> str:
+    """What the agent of a fork is told. One that ``has_heard`` the conversation up to the fork is told only what is
+    ``wanted`` from there, and what an earlier attempt left; empty where that is nothing."""
+    parts = [wanted.strip(), _earlier(findings, attempt)] if has_heard else [task_prompt.strip(), wanted.strip()]
+    text = "\n\n".join(part for part in parts if part)
+    return text + "\n" if text else ""
+
+
 def _role(stage: Stage) -> str:
     return f"You work on the stage {stage.name!r} of this task as its {stage.role}." if stage.role else ""
 

@@ -264,6 +264,14 @@ class Repository:
         except GitFailed as error:
             raise refusal(error, f"{tree} cannot be written to {directory}") from error
 
+    async def export(self, environment_id: str) -> bytes:
+        """Every checkpoint of the environment with what they stand upon, as a git bundle. Raises ``Permanent``."""
+        folder = checkpoint_ref(environment_id).removesuffix("head")
+        if not self.mirror.is_dir() or not (await self.run("for-each-ref", "--count=1", folder)).text:
+            message = f"no checkpoint of {environment_id} is on this host"
+            raise Permanent(message, slug="checkpoint-missing")
+        return (await self.run("bundle", "create", "--quiet", "-", f"--glob={folder}*")).stdout
+
     async def diff(self, older: str, newer: str) -> Change:
         options = ("--no-color", "--no-ext-diff", "--no-textconv", "--numstat", "--patch", "--find-renames")
         answer = await self.run("diff", *options, older, newer, "--", limit_bytes=DIFF_LIMIT_BYTES)

@@ -208,6 +208,9 @@ class GitWorkspaces:
             files.rename(directory)
             await asyncio.to_thread(remove_tree, partial)
 
+    async def export(self, repository_url: str, environment_id: str) -> bytes:
+        return await self._repository(repository_url).export(environment_id)
+
     # ---- inside
 
     def _repository(self, url: str) -> Repository:

@@ -105,19 +105,37 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
     bases = tuple(work.commit for work in works)
     if not bases:  # The task's first work begins from that of the tasks it depends on.
         bases = tuple(branch_name(other) for other in dict.fromkeys(task.submitted.specification.depends_on))
+    environment = environment_id(task.id, stage.name)
+    taken_over = _taken_over(task, stage, environment)
+    sources = [work.environment_id for work in (*works, taken_over) if work.environment_id]
+    fork = task.submitted.forked_from
     return (
         RunRequested(
             stage=stage.name,
             attempt=attempt,
             run_id=run_id(task.id, stage.name, attempt),
-            environment_id=environment_id(task.id, stage.name),
+            environment_id=environment,
             agent_name=command.agent_name,
             agent=command.agent,
             prompt=prompt,
             bases=bases,
-            sources=tuple(work.environment_id for work in works),
+            sources=tuple(sources),
+            forked_from=fork if fork is not None and fork.stage == stage.name else None,
+            restore=taken_over.commit,
+            host=taken_over.host,
         ),
     )
+
+
+def _taken_over(task: Task, stage: Stage, environment: str) -> StageResult:
+    """The work of another task that the stage of a forked task begins with; empty where it begins anew."""
+    fork = task.submitted.forked_from if task.submitted is not None else None
+    if fork is None:
+        return StageResult()
+    if stage.name == fork.stage:
+        return StageResult(environment_id=fork.environment_id, host=fork.host, commit=fork.commit)
+    result = task.stages[stage.name].result
+    return result if result.environment_id != environment else StageResult()
 
 
 def record_run_succeeded(task: Task, command: RecordRunSucceeded) -> Events:
