@@ -62,6 +62,21 @@ class InterruptCall(Command, frozen=True, kw_only=True):
     reason: str
 
 
+class InspectEnvironment(Command, frozen=True, kw_only=True):
+    """Compare the workspace with the log, between two calls; ``EnvironmentInspected`` with that id answers.
+    ``session_file`` is where the agent keeps its own record of the session, if it does."""
+
+    inspection_id: str
+    session_file: str = ""
+
+
+class ReconcileEnvironment(Command, frozen=True, kw_only=True):
+    """Settle what diverged: ``restore`` the last checkpoint, or ``accept`` the present as the next one."""
+
+    choice: str
+    session_file: str = ""
+
+
 class PublishBranch(Command, frozen=True, kw_only=True):
     """Push the checkpoint ``commit`` as the task's branch and open its pull request."""
 
@@ -212,6 +227,46 @@ class BranchRefused(Event, frozen=True, kw_only=True):
     detail: str
 
 
+class EnvironmentInspected(Event, frozen=True, kw_only=True):
+    """The answer to whoever asked. What was found stands in ``WorkspaceDiverged`` of the same decision, if anything."""
+
+    inspection_id: str
+
+
+class WorkspaceDiverged(Event, frozen=True, kw_only=True):
+    """What lies on the disk is not what the log tells of it, and no call was running. ``kind`` is workspace (its files
+    were changed), checkpoint (the last one is missing) or session (the agent's own record is behind or ahead).
+    ``expected`` and ``found`` name the two, ``diff`` is the unified diff from one to the other."""
+
+    kind: str
+    expected: str
+    found: str
+    diff: Content = EMPTY
+
+
+class WorkspaceReconciled(Event, frozen=True, kw_only=True):
+    """Disk and log agree again. ``checkpoint`` and ``tree`` are what the workspace shows now."""
+
+    choice: str
+    checkpoint: str
+    tree: str
+
+
+class EnvironmentLost(Event, frozen=True, kw_only=True):
+    """Its workspace is gone without anybody having removed it. Whoever needs it has it prepared again."""
+
+    detail: str
+
+
+class OrphanRemoved(Event, frozen=True, kw_only=True):
+    """Something that no log explains was found on the host and removed. ``kind`` is workspace, process or
+    checkpoints."""
+
+    kind: str
+    name: str
+    reason: str
+
+
 class EnvironmentRemoved(Event, frozen=True, kw_only=True):
     reason: str = ""
 
@@ -230,8 +285,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     ``completed``, ``failed`` or ``interrupted`` (a persistent map: it grows by thousands and is never copied).
     ``uncertain`` counts for each call that was so, how often. ``host`` is where it lives. ``bundles`` lead from the
     base commit to ``bundled``, the last checkpoint that another host could take over; ``unbundled`` are the calls that
-    changed the workspace since, each with its checkpoint. ``elsewhere`` are the calls that ran on a host that is gone;
-    ``lost_calls`` those whose changes went with it."""
+    changed the workspace since, each with its checkpoint. ``elsewhere`` are the calls that ran on a host, or in a
+    workspace, that is gone; ``lost_calls`` those whose changes went with it. While it has ``diverged``, no call
+    begins."""
 
     id: str
     prepared: EnvironmentPrepared | None = None
@@ -249,10 +305,18 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     unbundled: tuple[tuple[str, str], ...] = ()
     elsewhere: frozenset[str] = frozenset()
     lost_calls: tuple[str, ...] = ()
+    lost: bool = False
+    inspected: str = ""
+    diverged: WorkspaceDiverged | None = None
 
     @property
     def bundled(self) -> str:
         return self.bundles[-1].checkpoint if self.bundles else ""
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is a workspace, as far as the log knows."""
+        return self.prepared is not None and not self.removed and not self.lost
 
     def knows(self, call: str) -> bool:
         return call in self.running or call in self.ended
@@ -264,6 +328,8 @@ def _prepared(state: Environment, event: EnvironmentPrepared) -> Environment:
         prepared=event,
         failure=None,
         removed=False,
+        lost=False,
+        diverged=None,
         checkpoint=event.commit,
         tree=event.tree,
         host=event.host,
@@ -276,6 +342,8 @@ def _moved(state: Environment, event: EnvironmentMoved) -> Environment:
         state,
         host=event.host,
         workspace=event.workspace,
+        lost=False,
+        diverged=None,
         checkpoint=event.checkpoint,
         tree=event.tree,
         unbundled=(),
@@ -344,7 +412,15 @@ ENVIRONMENT: Entity[Environment] = Entity(
             ToolCallUncertain: _uncertain,
             BranchPushed: _pushed,
             BranchRefused: _pushed,
-            EnvironmentRemoved: lambda state, event: replace(state, removed=True, running={}),
+            EnvironmentInspected: lambda state, event: replace(state, inspected=event.inspection_id),
+            WorkspaceDiverged: lambda state, event: replace(state, diverged=event),
+            WorkspaceReconciled: lambda state, event: replace(
+                state, diverged=None, checkpoint=event.checkpoint, tree=event.tree
+            ),
+            EnvironmentLost: lambda state, event: replace(
+                state, lost=True, diverged=None, elsewhere=state.elsewhere | frozenset(state.running)
+            ),
+            EnvironmentRemoved: lambda state, event: replace(state, removed=True, running={}, diverged=None),
         }
     ),
 )

@@ -10,20 +10,25 @@ from datetime import datetime, timedelta
 import msgspec
 
 from events import tools
-from events.agents import ModelAgent
+from events.agents import Agent, ModelAgent
 from events.content import Content
 from events.errors import Fenced
 from events.kernel import Event
-from events.names import call_id
+from events.names import call_id, divergence_id
 from events.run import (
     AgentReminded,
     AnswerReceived,
     ModelCallPostponed,
     ModelResponded,
     Run,
+    RunAbandoned,
     RunCrashLooped,
+    RunDiverged,
     RunEnd,
+    RunInterrupted,
     RunOverBudget,
+    RunReconciled,
+    RunReconfigured,
     RunResumed,
     RunStalled,
     RunStarted,
@@ -32,7 +37,7 @@ from events.run import (
     ToolCallRefused,
     ToolCallRequested,
 )
-from services.agent_runner.ports import CallAsked, ModelAnswer
+from services.agent_runner.ports import CallAsked, Configuration, ModelAnswer
 
 MAX_BARREN_EPOCHS = 5
 MAX_MODEL_FAILURES = 5
@@ -51,18 +56,25 @@ class Requested(msgspec.Struct, frozen=True, kw_only=True):
     arguments: Content
 
 
-def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str, waiting: bool = False) -> Events:
+def begin(
+    run: Run, command: StartRun, *, host: str, runner: str, system: str, waiting: bool = False, after: str = ""
+) -> Events:
     """Take the run: start it, or resume it in the next epoch. Nothing where it has ended.
 
-    A run that is ``waiting`` for its calls gets no further by itself: however often its runner is restarted in that
-    time, it does not count as crashing at the same step.
+    A run that is ``waiting`` for its calls, or has diverged, gets no further by itself: however often its runner is
+    restarted in that time, it does not count as crashing at the same step. ``after`` names the last durable step
+    where that stands in another log than the run's own.
     """
     if run.ended is not None:
         return ()
     if run.started is not None:
-        if run.barren_epochs >= MAX_BARREN_EPOCHS and not waiting:
+        if run.barren_epochs >= MAX_BARREN_EPOCHS and not waiting and run.diverged is None:
             return (RunCrashLooped(epochs=run.epoch),)
-        return (RunResumed(epoch=run.epoch + 1, host=run.host, runner=runner, after=run.last),)
+        last = after or run.last
+        return (
+            RunInterrupted(epoch=run.epoch, runner=run.runner, after=last),
+            RunResumed(epoch=run.epoch + 1, host=run.host, runner=runner, after=last),
+        )
     return (
         RunStarted(
             task_id=command.task_id,
@@ -73,7 +85,7 @@ def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str, w
             agent=command.agent,
             prompt=command.prompt,
             system=system,
-            tools=_offered(command),
+            tools=offered(command.agent),
             limits=command.limits,
             host=command.host or host,
             runner=runner,
@@ -82,12 +94,33 @@ def begin(run: Run, command: StartRun, *, host: str, runner: str, system: str, w
     )
 
 
-def _offered(command: StartRun) -> tuple[str, ...]:
-    """A transcript may also measure: it has ``noop``."""
-    if not isinstance(command.agent, ModelAgent):
+def offered(agent: Agent) -> tuple[str, ...]:
+    """The tools of an agent. A transcript may also measure: it has ``noop``."""
+    if not isinstance(agent, ModelAgent):
         return ()
-    measuring = ("noop",) if command.agent.provider == "scripted" else ()
+    measuring = ("noop",) if agent.provider == "scripted" else ()
     return (*(tool.name for tool in tools.AGENT_TOOLS), *measuring)
+
+
+def diverge(run: Run, epoch: int, *, kind: str, expected: str, found: str, diff: Content) -> Events:
+    """The world is not as the log tells it. Nothing where that is known already."""
+    if not _holds(run, epoch) or run.diverged is not None:
+        return ()
+    id = divergence_id(run.id, run.divergences + 1)
+    return (RunDiverged(divergence_id=id, kind=kind, expected=expected, found=found, diff=diff),)
+
+
+def reconcile(run: Run, epoch: int, *, choice: str, by: str, present: Configuration | None = None) -> Events:
+    """Settle a divergence. Where it was the configuration, and it is accepted, ``present`` holds from here on."""
+    if not _holds(run, epoch) or run.diverged is None:
+        return ()
+    kind = run.diverged.kind
+    if choice == "abandon":
+        return (RunAbandoned(kind=kind, by=by),)
+    events: Events = (RunReconciled(divergence_id=run.diverged.divergence_id, kind=kind, choice=choice, by=by),)
+    if kind == "configuration" and choice == "accept" and present is not None:
+        events += (RunReconfigured(agent=present.agent, system=present.system, tools=present.tools),)
+    return events
 
 
 def respond(
