@@ -23,7 +23,7 @@ MEASUREMENTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(MEASUREMENTS)}; all by default")
-    parser.add_argument("--output", type=Path, help="also write the table to this file")
+    parser.add_argument("--output", type=Path, default=Path("build/bench.md"), help="where the table is written, too")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - MEASUREMENTS.keys()
     if unknown:
@@ -33,8 +33,8 @@ def main() -> int:
         print(f"measuring {name} …", file=sys.stderr, flush=True)
         parts.append(markdown(MEASUREMENTS[name], importlib.import_module(f"tests.bench.{name}").run()))
         print(parts[-1], flush=True)
-    if arguments.output is not None:
-        arguments.output.write_text("\n".join(parts), encoding="utf-8")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text("\n".join(parts), encoding="utf-8")
     return 0
 
 
