@@ -101,7 +101,8 @@ async def test_two_that_take_a_run_at_once_hold_different_epochs(runs: Runs) -> 
     """Neither takes the other's decision for its own."""
     both = [await runs.drive(), await runs.drive()]
     await until(lambda: len(runs.model.asked) == 2)
-    assert kinds(await runs.events()) == ["RunStarted", "RunResumed"]
+    said = kinds(await runs.events())
+    assert (said.count("RunStarted"), said.count("RunResumed")) == (1, 1)
     runs.model.say(SUBMIT)
     runs.model.say(SUBMIT)
     done = await asyncio.gather(*both, return_exceptions=True)
