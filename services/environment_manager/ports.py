@@ -103,7 +103,8 @@ class Workspaces(Protocol):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """``idle_seconds`` ends a process that prints nothing for so long; 0 means no limit."""
+    """``idle_seconds`` ends a process that prints nothing for so long; 0 means no limit. ``grace_seconds`` is what it
+    has after SIGTERM; where it is interrupted, 3 s at most."""
 
     seconds: float = 600.0
     idle_seconds: float = 0.0

@@ -27,6 +27,8 @@ KEEPER_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 
 # How long what a call leaves behind may take to end after SIGTERM.
 LEFTOVER_GRACE_SECONDS = 1.0
+# How long a call that somebody interrupts may take: whoever cancels a task sees its processes gone within 5 s.
+INTERRUPTED_GRACE_SECONDS = 3.0
 SHORTEST_TICK_SECONDS = 0.02
 LONGEST_TICK_SECONDS = 0.25
 
@@ -41,6 +43,7 @@ class Keeper:
         self.folder = os.path.join(directory, CALLS, order["call"])
         self.main = 0
         self.status: int | None = None  # of the main process, as waitpid gives it
+        self.interrupted = False
         self.abandoned = False  # the shim is gone or closes: end everything, nobody waits for a status
         self.begin = self.end = time.monotonic()
 
@@ -103,6 +106,7 @@ class Keeper:
             if self.abandoned or self.status is not None:
                 return "", ""
             if signal.SIGTERM in heard:
+                self.interrupted = True
                 return "interrupted", ""
             now, before, size = time.monotonic(), size, os.fstat(output).st_size
             if size != before:
@@ -117,11 +121,13 @@ class Keeper:
             tick = SHORTEST_TICK_SECONDS if fast else min(tick * 1.5, LONGEST_TICK_SECONDS)
 
     def end_tree(self, grace_seconds: float) -> None:
-        """SIGTERM, grace, SIGKILL, until nothing of the call is left.
+        """SIGTERM, grace (a short one where somebody interrupts), SIGKILL, until nothing of the call is left.
 
         While the main process tidies up, what it starts to do so is left in peace. Once it is gone, what remains
         gets a SIGTERM too and a short grace.
         """
+        if self.interrupted:
+            grace_seconds = min(grace_seconds, INTERRUPTED_GRACE_SECONDS)
         deadline = time.monotonic() + grace_seconds
         told: set[Process] | None = None
         tick = SHORTEST_TICK_SECONDS / 4
@@ -138,7 +144,8 @@ class Keeper:
                     send_signal(process, signal.SIGTERM)
             if told is None or alone:
                 told = (told or set()) | set(tree)
-            self.pause(tick)
+            if signal.SIGTERM in self.pause(tick):
+                deadline = min(deadline, time.monotonic() + INTERRUPTED_GRACE_SECONDS)
             tick = min(tick * 1.5, LONGEST_TICK_SECONDS / 2)
 
     def pause(self, seconds: float) -> set[int]:
