@@ -174,13 +174,19 @@ class Driver:
         waiting = bool(self.open_calls())
         await self.decide(
             lambda run: decider.begin(
-                run, self.command, host=plumbing.host, runner=plumbing.runner, system=system, waiting=waiting
+                run, self.command, host=self._host(), runner=plumbing.runner, system=system, waiting=waiting
             )
         )
         self.epoch = self.run.epoch
         logger.info("taken", run=self.id, epoch=self.epoch, after=self.run.last)
 
     # ---- the environment and its calls
+
+    def _host(self) -> str:
+        """Where the run's calls are executed: where its workspace stands already, else here."""
+        environment = self.history.environment
+        stands = environment.prepared is not None and not environment.removed
+        return environment.host if stands else self.plumbing.host
 
     async def _prepared(self) -> None:
         """Make sure that the workspace stands."""
@@ -314,13 +320,13 @@ class Driver:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
-    async def interruptible(self, work: Awaitable[T], *, limit_seconds: float) -> T:
-        """Await ``work``, which is cut off where the run is cancelled, out of time, or silent for the limit."""
+    async def interruptible(self, work: Callable[[], Awaitable[T]], *, limit_seconds: float) -> T:
+        """Do ``work``, which is cut off where the run is cancelled, out of time, or silent for the limit."""
         self.raise_if_stopped()
         try:
             async with asyncio.timeout(limit_seconds or None) as scope:
                 self._scope = scope
-                return await work
+                return await work()
         except TimeoutError:
             self.raise_if_stopped()
             raise Ending(RunFellSilent(limit_seconds=limit_seconds)) from None

@@ -50,7 +50,7 @@ async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
     ) as span:
         try:
             answer = await driver.interruptible(
-                model.respond(_request(driver, agent)), limit_seconds=driver.command.limits.idle_seconds
+                lambda: model.respond(_request(driver, agent)), limit_seconds=driver.command.limits.idle_seconds
             )
         except ModelUnavailable as error:
             span.fail(str(error))
@@ -133,4 +133,4 @@ async def _wait_for_retry(driver: Driver) -> None:
     if retry_at is not None:
         seconds = (retry_at - driver.plumbing.clock.now()).total_seconds()
         if seconds > 0:
-            await driver.interruptible(driver.plumbing.clock.sleep(seconds), limit_seconds=seconds + 60.0)
+            await driver.interruptible(lambda: driver.plumbing.clock.sleep(seconds), limit_seconds=seconds + 60.0)

@@ -100,6 +100,10 @@ class Executor:
         room = self._rooms.get(id)
         return room is not None and (bool(room.calls) or room.preparing > 0)
 
+    def works_on(self, id: str, call_id: str) -> bool:
+        room = self._rooms.get(id)
+        return room is not None and call_id in room.calls
+
     def begin(self, id: str, command: ExecuteTool, cause: Cause) -> None:
         """Start working on a call, or go on with it; nothing where that is under way already."""
         room = self.room(id)
@@ -195,6 +199,10 @@ class Executor:
                 message = f"environment {room.id} has no workspace"
                 raise Permanent(message, slug="environment-missing")
             begun = command.call_id in state.running
+            if not begun and command.effects != "none" and state.running:
+                # Left by the process before: what it half did must not get into this one's checkpoint.
+                message = f"{', '.join(state.running)} of environment {room.id} has to come to its end first"
+                raise Transient(message)
             if not begun and command.call_id in room.interrupted:
                 return _interrupted(command, room.interrupted[command.call_id])
             if command.effects != "none" and not begun:

@@ -22,10 +22,12 @@ from events.environment import (
 from events.errors import CommandRejected, Permanent
 from events.kernel import replace
 from events.task import RecordCheck
+from events.task_state import TASK
 from infra.entities import Cause
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.pull_requests import PullRequestHandlers
+from services.environment_manager.reconcile import needless
 
 logger = structlog.get_logger()
 
@@ -64,7 +66,7 @@ class Handlers:
         """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it."""
         plumbing = self._plumbing
         state, _ = await plumbing.environments.load(id)
-        if decider.stands(state):
+        if decider.stands(state) or await self._is_needless(command.task_id):
             return
         restore = state.checkpoint if state.removed else command.restore
         try:
@@ -92,6 +94,11 @@ class Handlers:
         )
         await self._executor.append(id, cause, lambda state: decider.prepare(state, event))
         logger.info("prepared", environment=id)
+
+    async def _is_needless(self, task_id: str) -> bool:
+        """Whether the command came too late: its task has ended."""
+        records = await self._plumbing.log.load(TASK.name, task_id)
+        return needless(TASK.fold(task_id, [event for record in records for event in record.envelope.events]))
 
     async def _publish(self, id: str, command: PublishBranch, cause: Cause) -> None:
         """Push, open the pull request, record, report: each step can be repeated without harm."""

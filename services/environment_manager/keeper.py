@@ -25,6 +25,7 @@ from services.environment_manager.executor import Executor, Plumbing
 logger = structlog.get_logger()
 
 INTERVAL_SECONDS = 60.0
+RETRY_SECONDS = 5.0
 
 
 class Keeper:
@@ -33,25 +34,30 @@ class Keeper:
         self._plumbing = plumbing
         self._executor = executor
         self._removals: set[asyncio.Task[None]] = set()
+        self._agrees = True
 
     async def start(self) -> Following:
         """Compare everything once; from then on a task that ends takes its environments with it."""
         after = await self._log.last_sequence()
-        await self._keep_all()
+        self._agrees = await self._keep_all()
         return await self._log.follow(self._deliver, after=after, entities=(TASK.name,))
 
     async def run(self) -> None:
         while True:
-            await self._plumbing.clock.sleep(INTERVAL_SECONDS)
-            await self._keep_all()
+            await self._plumbing.clock.sleep(INTERVAL_SECONDS if self._agrees else RETRY_SECONDS)
+            self._agrees = await self._keep_all()
 
-    async def _keep_all(self) -> None:
-        """One that cannot be dealt with keeps nobody from the others: its turn comes again in a minute."""
+    async def _keep_all(self) -> bool:
+        """One that cannot be dealt with keeps nobody from the others: its turn comes again soon. False where there
+        was one."""
+        agrees = True
         for id in await self._plumbing.workspaces.existing():
             try:
                 await self._keep(id)
             except CairnError as error:
                 logger.warning("not reconciled", environment=id, error=str(error))
+                agrees = False
+        return agrees
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
@@ -66,7 +72,7 @@ class Keeper:
                     await self.remove(id, reason)
                     return
                 case reconcile.Abandon(started=started):
-                    if not self._executor.busy(id):
+                    if not self._executor.works_on(id, started.call_id):
                         await self._executor.abandon(id, started)
                 case reconcile.Continue(command=command):
                     self._executor.begin(id, command, Cause(id=command.call_id, actor="environment-manager"))

@@ -41,7 +41,9 @@ def reconcile(environment: Environment, task: Task, wanted: Mapping[str, Execute
     if needless(task):
         return [Remove(f"task {task.id} is {task.status}")]
     unwanted = [Abandon(started) for call_id, started in environment.running.items() if call_id not in wanted]
-    return [*unwanted, *(Continue(command) for id, command in wanted.items() if id not in environment.ended)]
+    # What was begun goes first: it may have left the workspace half changed.
+    ordered = sorted(wanted, key=lambda id: id not in environment.running)
+    return [*unwanted, *(Continue(wanted[id]) for id in ordered if id not in environment.ended)]
 
 
 def needless(task: Task) -> bool:
