@@ -252,6 +252,14 @@ class WorkspaceReconciled(Event, frozen=True, kw_only=True):
     tree: str
 
 
+class ReconciliationFailed(Event, frozen=True, kw_only=True):
+    """What was chosen could not be done; it stays diverged. ``cause`` is a slug, ``detail`` what git said."""
+
+    choice: str
+    cause: str
+    detail: str
+
+
 class EnvironmentLost(Event, frozen=True, kw_only=True):
     """Its workspace is gone without anybody having removed it. Whoever needs it has it prepared again."""
 

@@ -50,12 +50,12 @@ class EnvironmentManager:
         )
         self._runtime = runtime
         self._executor = Executor(plumbing)
-        self._keeper = Keeper(jetstream.log, plumbing, self._executor)
         checkpoints = CheckpointHandlers(plumbing.environments, workspaces, jetstream.content)
         pull_requests = PullRequestHandlers(
             EntityStore(jetstream.log, PULL_REQUEST, runtime.clock), workspaces, jetstream.content
         )
         handlers = Handlers(plumbing, self._executor, pull_requests, host=settings.host)
+        self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare)
         tenant, host, service = settings.tenant, settings.host, subjects.ENVIRONMENT_MANAGER
         self._consumers = [
             consumer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,7 +138,8 @@ class Executor:
                     await processes.interrupt(id, process_id)
                     await processes.wait(id, process_id)
             cause = Cause(id=f"{started.call_id}-abandoned", actor=subjects.ENVIRONMENT_MANAGER)
-            await self.append(id, cause, lambda state: decider.abandon_call(state, started))
+            left = await self._plumbing.workspaces.checkpoint(id, f"{started.tool} {started.call_id} abandoned")
+            await self.append(id, cause, lambda state: decider.abandon_call(state, started, left))
 
     async def stop(self) -> None:
         """Let go of everything: processes go on under their shims, and are adopted by whoever comes next."""
@@ -173,6 +175,8 @@ class Executor:
         )
         async with order:
             ended = None
+            if await self._is_held(room, command):
+                return
             while command.call_id not in (await self._state(room)).ended:
                 try:
                     ended = await self._end_of(room, command, cause)
@@ -182,6 +186,25 @@ class Executor:
                     await self._end(room, command, ended, cause)
         if command.check_stage:
             await self._report_check(room, command, ended, cause)
+
+    async def _is_held(self, room: Room, command: ExecuteTool) -> bool:
+        """Whether the call cannot begin now, because its workspace is gone or has diverged. Whoever wants it sends it
+        again when that is settled."""
+        state = await self._state(room)
+        if command.call_id in state.ended or not (state.lost or state.stands):
+            return False
+        if await self.lost(room.id, state):
+            return True
+        return state.diverged is not None and command.call_id not in state.running
+
+    async def lost(self, id: str, state: Environment) -> bool:
+        """Whether the workspace is gone, which is said in the log then."""
+        if state.stands and not self._plumbing.workspaces.stands(id):
+            cause = Cause(id=f"{id}-lost-{uuid.uuid4().hex}", actor=subjects.ENVIRONMENT_MANAGER)
+            await self.append(id, cause, lambda state: decider.lose(state, "its workspace is gone from the disk"))
+            logger.warning("lost", environment=id)
+            return True
+        return state.lost
 
     async def _end(self, room: Room, command: ExecuteTool, ended: CallEnd, cause: Cause) -> None:
         await self.append(room.id, _named(cause, command, "end"), lambda state: decider.end_call(state, ended))
@@ -199,6 +222,8 @@ class Executor:
                 message = f"environment {room.id} has no workspace"
                 raise Permanent(message, slug="environment-missing")
             begun = command.call_id in state.running
+            if command.call_id in state.elsewhere:
+                raise Uncertain
             if not begun and command.effects != "none" and state.running:
                 # Left by the process before: what it half did must not get into this one's checkpoint.
                 message = f"{', '.join(state.running)} of environment {room.id} has to come to its end first"

@@ -15,9 +15,11 @@ from events.environment import (
     EnvironmentPreparationFailed,
     EnvironmentPrepared,
     ExecuteTool,
+    InspectEnvironment,
     InterruptCall,
     PrepareEnvironment,
     PublishBranch,
+    ReconcileEnvironment,
 )
 from events.errors import CommandRejected, Permanent
 from events.kernel import replace
@@ -26,6 +28,7 @@ from events.task_state import TASK
 from infra.entities import Cause
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.inspection import Inspector
 from services.environment_manager.pull_requests import PullRequestHandlers
 from services.environment_manager.reconcile import needless
 
@@ -40,17 +43,17 @@ class Handlers:
         self._executor = executor
         self._pull_requests = pull_requests
         self._host = host
+        self._inspector = Inspector(plumbing, executor)
 
     async def handle(self, envelope: CommandEnvelope) -> Outcome | None:
         cause = Cause.of(envelope)
         match envelope.command:
             case PrepareEnvironment() as command:
-                room = self._executor.room(envelope.entity_id)
-                room.preparing += 1
-                try:
-                    await self._prepare(envelope.entity_id, command, cause)
-                finally:
-                    room.preparing -= 1
+                await self.prepare(envelope.entity_id, command, cause)
+            case InspectEnvironment() as command:
+                await self._inspector.inspect(envelope.entity_id, cause, inspection_id=command.inspection_id)
+            case ReconcileEnvironment() as command:
+                await self._inspector.reconcile(envelope.entity_id, command.choice, cause)
             case PublishBranch() as command:
                 await self._publish(envelope.entity_id, command, cause)
             case ExecuteTool() as command:
@@ -62,13 +65,21 @@ class Handlers:
                 raise CommandRejected(message, slug="unknown-command", status=400)
         return None
 
+    async def prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
+        room = self._executor.room(id)
+        room.preparing += 1
+        try:
+            await self._prepare(id, command, cause)
+        finally:
+            room.preparing -= 1
+
     async def _prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
         """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it."""
         plumbing = self._plumbing
         state, _ = await plumbing.environments.load(id)
         if decider.stands(state) or await self._is_needless(command.task_id):
             return
-        restore = state.checkpoint if state.removed else command.restore
+        restore = state.checkpoint if state.removed or state.lost else command.restore
         try:
             prepared = await plumbing.workspaces.prepare(
                 id, command.repository_url, base_branch=command.base_branch, bases=command.bases, restore=restore

@@ -6,11 +6,13 @@ What the comparison is, is pure (``reconcile``); here is what it looks at and ho
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from events.envelope import Recorded
-from events.environment import ExecuteTool
+from events.environment import Environment, PrepareEnvironment
 from events.errors import CairnError
 from events.kernel import Event
 from events.run import RUN, Run
@@ -21,6 +23,7 @@ from infra.ports import EventLog, Following
 from services.environment_manager import reconcile
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.inspection import Inspector
 
 logger = structlog.get_logger()
 
@@ -28,11 +31,18 @@ INTERVAL_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 
 
+PrepareAgain = Callable[[str, PrepareEnvironment, Cause], Awaitable[None]]
+
+
 class Keeper:
-    def __init__(self, log: EventLog, plumbing: Plumbing, executor: Executor) -> None:
+    """``prepare`` makes a workspace that is lost again."""
+
+    def __init__(self, log: EventLog, plumbing: Plumbing, executor: Executor, prepare: PrepareAgain) -> None:
         self._log = log
         self._plumbing = plumbing
         self._executor = executor
+        self._prepare = prepare
+        self._inspector = Inspector(plumbing, executor)
         self._removals: set[asyncio.Task[None]] = set()
         self._agrees = True
 
@@ -51,7 +61,8 @@ class Keeper:
         """One that cannot be dealt with keeps nobody from the others: its turn comes again soon. False where there
         was one."""
         agrees = True
-        for id in await self._plumbing.workspaces.existing():
+        workspaces = self._plumbing.workspaces
+        for id in [*await workspaces.existing(), *await workspaces.vanished()]:
             try:
                 await self._keep(id)
             except CairnError as error:
@@ -61,33 +72,73 @@ class Keeper:
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
-        if not decider.stands(environment) and self._executor.busy(id):
+        busy = self._executor.busy(id)
+        if not environment.stands and busy:
             return  # It is being prepared at this moment.
         task_id = environment.prepared.task_id if environment.prepared is not None else ""
         task = TASK.fold(task_id, await self._events("task", task_id)) if task_id else TASK.initial("")
-        wanted = await self._wanted(id, task)
-        for action in reconcile.reconcile(environment, task, wanted):
-            match action:
-                case reconcile.Remove(reason=reason):
-                    await self.remove(id, reason)
-                    return
-                case reconcile.Abandon(started=started):
-                    if not self._executor.works_on(id, started.call_id):
-                        await self._executor.abandon(id, started)
-                case reconcile.Continue(command=command):
-                    self._executor.begin(id, command, Cause(id=command.call_id, actor="environment-manager"))
-        if decider.stands(environment):
+        runs, checks = await self._requested(id, task)
+        actions = reconcile.reconcile(
+            environment,
+            task,
+            reconcile.requested_calls(runs, checks, task.id),
+            stands=self._plumbing.workspaces.stands(id),
+            active=reconcile.goes_on(runs),
+            alive=() if busy else [name for name, runs in (await self._plumbing.processes.known(id)).items() if runs],
+        )
+        for action in actions:
+            await self._carry_out(id, environment, action)
+            if isinstance(action, reconcile.Remove | reconcile.RemoveOrphan):
+                return
+        if environment.stands and self._plumbing.workspaces.stands(id):
             await self._plumbing.processes.ready(id)
 
-    async def _wanted(self, id: str, task: Task) -> dict[str, ExecuteTool]:
+    async def _carry_out(self, id: str, environment: Environment, action: reconcile.Action) -> None:
+        match action:
+            case reconcile.Remove(reason=reason):
+                await self.remove(id, reason)
+            case reconcile.RemoveOrphan(reason=reason):
+                await self._remove_orphan(id, reason)
+            case reconcile.Lose():
+                await self._executor.lost(id, environment)
+            case reconcile.Prepare(command=command):
+                await self._prepare(id, command, self._cause(id, "prepared-again"))
+            case reconcile.Abandon(started=started):
+                if not self._executor.works_on(id, started.call_id):
+                    await self._executor.abandon(id, started)
+            case reconcile.EndProcess(process_id=process_id):
+                await self._plumbing.processes.interrupt(id, process_id)
+                await self._say_removed(id, "process", process_id, "its call has ended")
+            case reconcile.Continue(command=command):
+                self._executor.begin(id, command, Cause(id=command.call_id, actor="environment-manager"))
+            case reconcile.Inspect():
+                if not self._executor.busy(id):
+                    await self._inspector.inspect(id, self._cause(id, "inspected"))
+
+    async def _remove_orphan(self, id: str, reason: str) -> None:
+        await self._executor.interrupt_all(id, reason)
+        await self._plumbing.processes.close(id)
+        if self._plumbing.workspaces.directory(id).exists():
+            await self._say_removed(id, "workspace", id, reason)
+        await self._plumbing.workspaces.remove(id)
+        logger.warning("orphan removed", environment=id, reason=reason)
+
+    async def _say_removed(self, id: str, kind: str, name: str, reason: str) -> None:
+        cause = self._cause(id, "orphan")
+        await self._executor.append(id, cause, lambda state: decider.remove_orphan(kind, name, reason))
+
+    def _cause(self, id: str, what: str) -> Cause:
+        return Cause(id=f"{id}-{what}-{uuid.uuid4().hex}", actor="environment-manager")
+
+    async def _requested(self, id: str, task: Task) -> tuple[list[Run], list[CheckRequested]]:
+        """The runs and checks of the task that are to happen in the environment."""
         requests = [request for request in task.requests.values() if request.environment_id == id]
         runs: list[Run] = [
-            RUN.fold(request.run_id, await self._events("run", request.run_id))
+            RUN.fold(request.run_id, await self._events(RUN.name, request.run_id))
             for request in requests
             if isinstance(request, RunRequested)
         ]
-        checks = [request for request in requests if isinstance(request, CheckRequested)]
-        return reconcile.requested_calls(runs, checks, task.id)
+        return runs, [request for request in requests if isinstance(request, CheckRequested)]
 
     async def _events(self, entity: str, id: str) -> list[Event]:
         return [event for record in await self._log.load(entity, id) for event in record.envelope.events]

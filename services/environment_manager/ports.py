@@ -35,6 +35,15 @@ class Checkpoint(msgspec.Struct, frozen=True):
     tree: str
 
 
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """``tree`` is what the workspace holds now, ``head`` the commit that is kept as its last checkpoint (empty where
+    there is none), ``diff`` the unified diff from the checkpoint that was asked for to the workspace."""
+
+    tree: str
+    head: str
+    diff: str = ""
+
+
 class Published(msgspec.Struct, frozen=True, kw_only=True):
     """A branch that the remote took. ``diff`` is the unified diff from the merge base, with git's own wording."""
 
@@ -71,6 +80,15 @@ class Workspaces(Protocol):
 
     async def tree(self, environment_id: str) -> str:
         """The tree of the workspace as it is now, without recording it."""
+
+    async def compare(self, environment_id: str, checkpoint: Checkpoint) -> Comparison:
+        """The workspace as it is beside a checkpoint, without recording it."""
+
+    def stands(self, environment_id: str) -> bool:
+        """Whether the workspace is there. It looks at two names on the disk only."""
+
+    async def vanished(self) -> list[str]:
+        """The ids of environments that had a directory on this host and were not removed by ``remove``."""
 
     async def restore(self, environment_id: str, commit: str) -> None:
         """Make the workspace show ``commit``; files that it does not have are removed (ignored files stay)."""

@@ -1,13 +1,13 @@
-"""What a restarted environment-manager has to do for one environment: the log compared with the world. Pure."""
+"""What the environment-manager has to do for one environment: the log compared with the world. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from events.calls import OF_THE_RUNNER, call_of_check, call_of_run
-from events.environment import Environment, ExecuteTool, ToolCallStarted
+from events.environment import Environment, ExecuteTool, PrepareEnvironment, ToolCallStarted
 from events.run import Run
 from events.task import CheckRequested, TaskCancelled, TaskCompleted
 from events.task_state import Task
@@ -31,24 +31,89 @@ class Abandon(msgspec.Struct, frozen=True):
     started: ToolCallStarted
 
 
-Action = Remove | Continue | Abandon
+class RemoveOrphan(msgspec.Struct, frozen=True):
+    """The log has never heard of the environment, or has it removed: what is left of it goes."""
+
+    reason: str
 
 
-def reconcile(environment: Environment, task: Task, wanted: Mapping[str, ExecuteTool]) -> list[Action]:
-    """``wanted`` are the calls that runs and gates ask for."""
-    if environment.prepared is None or environment.removed:
-        return [Remove("it is not in the log")]
+class Lose(msgspec.Struct, frozen=True):
+    """The log says that the workspace stands, and it does not."""
+
+
+class Prepare(msgspec.Struct, frozen=True):
+    """The workspace is lost, and somebody needs it: it comes back as its last checkpoint shows it."""
+
+    command: PrepareEnvironment
+
+
+class EndProcess(msgspec.Struct, frozen=True):
+    """A process of a call that the log has ended, or never heard of."""
+
+    process_id: str
+
+
+class Inspect(msgspec.Struct, frozen=True):
+    """A run goes on here, and no call is under way: the workspace must be as the log tells it."""
+
+
+Action = Remove | RemoveOrphan | Continue | Abandon | Lose | Prepare | EndProcess | Inspect
+
+
+def reconcile(
+    environment: Environment,
+    task: Task,
+    wanted: Mapping[str, ExecuteTool],
+    *,
+    stands: bool = True,
+    active: bool = False,
+    alive: Collection[str] = (),
+) -> list[Action]:
+    """``wanted`` are the calls that runs and gates ask for; ``stands`` says whether the workspace is on the disk,
+    ``active`` whether a run goes on in it; ``alive`` are the ids of the processes that run."""
+    prepared = environment.prepared
+    if prepared is None or environment.removed:
+        return [RemoveOrphan("it is not in the log")]
     if needless(task):
         return [Remove(f"task {task.id} is {task.status}")]
-    unwanted = [Abandon(started) for call_id, started in environment.running.items() if call_id not in wanted]
     # What was begun goes first: it may have left the workspace half changed.
     ordered = sorted(wanted, key=lambda id: id not in environment.running)
-    return [*unwanted, *(Continue(wanted[id]) for id in ordered if id not in environment.ended)]
+    missing = [wanted[id] for id in ordered if id not in environment.ended]
+    if environment.lost or not stands:
+        lost: list[Action] = [] if environment.lost else [Lose()]
+        return [*lost, Prepare(prepare_again(environment))] if active or missing else lost
+    unwanted = [Abandon(started) for call_id, started in environment.running.items() if call_id not in wanted]
+    strays = [
+        EndProcess(id)
+        for id in alive
+        if (call := id.partition(".")[0]) not in environment.running
+        and (call not in wanted or call in environment.ended)
+    ]
+    looking = [Inspect()] if active and not missing and not environment.running else []
+    return [*unwanted, *strays, *map(Continue, missing), *looking]
+
+
+def prepare_again(environment: Environment) -> PrepareEnvironment:
+    """What makes an environment as it was prepared before."""
+    prepared = environment.prepared
+    assert prepared is not None
+    return PrepareEnvironment(
+        task_id=prepared.task_id,
+        repository_url=prepared.repository_url,
+        base_branch=prepared.base_branch,
+        secrets=prepared.secrets,
+        isolation=prepared.isolation,
+    )
 
 
 def needless(task: Task) -> bool:
     """A failed or blocked task keeps its workspace: a person may look at it, or have it tried again."""
     return isinstance(task.ended, TaskCompleted | TaskCancelled)
+
+
+def goes_on(runs: Iterable[Run]) -> bool:
+    """Whether one of the runs has begun and not ended."""
+    return any(run.started is not None and run.ended is None for run in runs)
 
 
 def requested_calls(runs: Iterable[Run], checks: Iterable[CheckRequested], task_id: str) -> dict[str, ExecuteTool]:

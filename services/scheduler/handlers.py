@@ -35,8 +35,8 @@ from infra.ports import Clock, EventLog
 from infra.sender import Sender
 from services.scheduler import policy
 from services.scheduler.board import Board
-from services.scheduler.deciders import fork as fork_decider
 from services.scheduler.deciders import divergence as divergence_decider
+from services.scheduler.deciders import fork as fork_decider
 from services.scheduler.deciders import project as project_decider
 from services.scheduler.deciders import task as task_decider
 from services.scheduler.forks import find_source

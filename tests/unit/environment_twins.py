@@ -9,6 +9,7 @@ from pathlib import Path
 from events.envelope import CommandEnvelope
 from events.environment import ENVIRONMENT, EnvironmentPrepared
 from events.errors import Permanent
+from events.pull_request import PULL_REQUEST
 from infra.clock import SystemClock
 from infra.entities import Cause, EntityStore
 from infra.memory.plumbing import Memory
@@ -16,8 +17,12 @@ from infra.redaction import Redactor
 from infra.sender import Sender
 from services.environment_manager import tools
 from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.handlers import Handlers
+from services.environment_manager.inspection import Inspector
+from services.environment_manager.keeper import Keeper
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import Checkpoint, Exit, Limits, OnOutput, Prepared
+from services.environment_manager.ports import Checkpoint, Comparison, Exit, Limits, OnOutput, Prepared
+from services.environment_manager.pull_requests import PullRequestHandlers
 
 PREPARED = EnvironmentPrepared(
     task_id="shop-1",
@@ -33,12 +38,17 @@ PREPARED = EnvironmentPrepared(
 
 
 class MemoryWorkspaces:
-    """``commit`` is the last checkpoint of every workspace: a test changes it where a call is to change files."""
+    """``commit`` is the last checkpoint of every workspace: a test changes it where a call is to change files.
+    ``tree`` is what the workspaces hold now, ``gone`` are those whose directories somebody has deleted, ``missing`` the
+    checkpoints that are not there any more."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.commit = "c0"
+        self.tree = "t0"
         self.restored: list[str] = []
+        self.gone: set[str] = set()
+        self.missing: set[str] = set()
         self.environments: list[str] = []
 
     async def prepare(
@@ -51,7 +61,19 @@ class MemoryWorkspaces:
     async def checkpoint(self, environment_id: str, message: str) -> Checkpoint:
         return Checkpoint(self.commit, f"tree of {self.commit}")
 
+    async def compare(self, environment_id: str, checkpoint: Checkpoint) -> Comparison:
+        diff = "" if self.tree == checkpoint.tree else f"-{checkpoint.tree}\n+{self.tree}\n"
+        return Comparison(tree=self.tree, head="" if self.commit in self.missing else self.commit, diff=diff)
+
+    def stands(self, environment_id: str) -> bool:
+        return environment_id in self.environments and environment_id not in self.gone
+
+    async def vanished(self) -> list[str]:
+        return sorted(self.gone)
+
     async def restore(self, environment_id: str, commit: str) -> None:
+        if commit in self.missing:
+            raise Permanent(f"{commit} is not here", slug="checkpoint-missing")
         self.restored.append(commit)
 
     async def remove(self, environment_id: str) -> None:
@@ -59,7 +81,7 @@ class MemoryWorkspaces:
             self.environments.remove(environment_id)
 
     async def existing(self) -> list[str]:
-        return list(self.environments)
+        return [id for id in self.environments if id not in self.gone]
 
     def directory(self, environment_id: str) -> Path:
         return self.home / environment_id
@@ -153,6 +175,12 @@ class Environments:
             output_limit_bytes=0,
         )
         self.executor = Executor(self.plumbing)
+        self.inspector = Inspector(self.plumbing, self.executor)
+        pull_requests = PullRequestHandlers(
+            EntityStore(self.memory.log, PULL_REQUEST, self.clock), self.workspaces, self.memory.content
+        )
+        self.handlers = Handlers(self.plumbing, self.executor, pull_requests, host="here")
+        self.keeper = Keeper(self.memory.log, self.plumbing, self.executor, self.handlers.prepare)
         self.workspaces.directory(self.id).mkdir(parents=True)
 
     async def stand(self, id: str = "") -> Environments:

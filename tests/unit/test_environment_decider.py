@@ -10,6 +10,7 @@ from events.environment import (
     BranchPushed,
     BranchRefused,
     Environment,
+    EnvironmentLost,
     EnvironmentPreparationFailed,
     EnvironmentRemoved,
     ExecuteTool,
@@ -24,7 +25,17 @@ from events.task import CheckRequested, TaskBlocked, TaskCancelled, TaskComplete
 from events.task_state import TASK, Task
 from services.environment_manager import reconcile
 from services.environment_manager.deciders import environment as decider
-from services.environment_manager.reconcile import Abandon, Continue, Remove
+from services.environment_manager.reconcile import (
+    Abandon,
+    Continue,
+    EndProcess,
+    Inspect,
+    Lose,
+    Prepare,
+    Remove,
+    RemoveOrphan,
+    prepare_again,
+)
 from services.scheduler.deciders import task as task_decider
 from tests.unit.environment_twins import PREPARED
 from tests.unit.examples import AGENT, Story, kinds, settings, submit
@@ -173,7 +184,7 @@ def test_environment_that_the_log_does_not_have_is_removed() -> None:
     unknown = ENVIRONMENT.initial("shop-1-development")
     removed = standing().given([EnvironmentRemoved()]).state
     for state in (unknown, removed):
-        assert reconcile.reconcile(state, task(), {"c1": execute()}) == [Remove("it is not in the log")]
+        assert reconcile.reconcile(state, task(), {"c1": execute()}) == [RemoveOrphan("it is not in the log")]
 
 
 def test_environment_of_a_finished_task_is_removed() -> None:
@@ -194,6 +205,34 @@ def test_wanted_calls_go_on_and_unwanted_ones_are_abandoned() -> None:
         Continue(wanted["c2"]),
         Continue(wanted["c4"]),
     ]
+
+
+def test_workspace_that_is_gone_is_lost_and_comes_back_where_it_is_needed() -> None:
+    """Said once; a run or a call brings it back, as it was prepared before."""
+    state = standing().state
+    again = Prepare(prepare_again(state))
+    assert reconcile.reconcile(state, task(), {}, stands=False) == [Lose()]
+    assert reconcile.reconcile(state, task(), {}, stands=False, active=True) == [Lose(), again]
+    lost = standing().given([EnvironmentLost(detail="gone")]).state
+    assert reconcile.reconcile(lost, task(), {"c1": execute("c1")}, stands=False) == [again]
+    assert reconcile.reconcile(lost, task(), {}) == []
+
+
+def test_process_that_no_call_explains_is_ended() -> None:
+    """Those of calls that run, are wanted, or were begun anew under another name are left alone."""
+    story = standing().given([started("c1"), started("c2"), completed("c2")])
+    wanted = {"c1": execute("c1"), "c3": execute("c3")}
+    alive = ["c1.1", "c2", "c3", "c9"]
+    actions = reconcile.reconcile(story.state, task(), wanted, alive=alive)
+    assert [action for action in actions if isinstance(action, EndProcess)] == [EndProcess("c2"), EndProcess("c9")]
+
+
+def test_workspace_is_looked_at_only_while_a_run_goes_on_and_no_call_does() -> None:
+    """A call that runs may be what changes it."""
+    idle = standing().given([started("c1"), completed("c1")]).state
+    assert reconcile.reconcile(idle, task(), {"c1": execute("c1")}, active=True) == [Inspect()]
+    assert reconcile.reconcile(idle, task(), {"c2": execute("c2")}, active=True) == [Continue(execute("c2"))]
+    assert reconcile.reconcile(idle, task(), {}) == []
 
 
 def run(*events: object) -> Run:

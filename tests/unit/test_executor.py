@@ -11,7 +11,6 @@ from events.content import Inline
 from events.environment import ExecuteTool, InterruptCall, ToolCallStarted
 from events.task import RecordCheck
 from infra.entities import Cause
-from services.environment_manager.keeper import Keeper
 from tests.unit.environment_twins import Environments
 from tests.waiting import until
 
@@ -170,7 +169,7 @@ async def test_keeper_ends_what_nobody_waits_for(environments: Environments) -> 
     """A started call whose run has ended: its process ends, and the log says that it was interrupted."""
     await environments.executor.append(environments.id, CAUSE, lambda state: (started("c1"),))
     await environments.processes.start(environments.id, "c1", (), env={}, limits=None)  # type: ignore[arg-type]
-    following = await Keeper(environments.memory.log, environments.plumbing, environments.executor).start()
+    following = await environments.keeper.start()
     await following.close()
     assert environments.processes.interrupted == ["c1"]
     assert (await environments.events())[-1] == "ToolCallInterrupted c1"
@@ -181,6 +180,6 @@ async def test_keeper_removes_what_is_not_in_the_log_and_starts_in_spite_of_a_ba
     environments = await Environments(tmp_path).stand("shop-1-broken")
     environments.processes.broken = {"shop-1-broken"}
     environments.workspaces.environments.append("orphan-1-development")
-    following = await Keeper(environments.memory.log, environments.plumbing, environments.executor).start()
+    following = await environments.keeper.start()
     await following.close()
     assert environments.workspaces.environments == ["shop-1-broken"]

@@ -40,7 +40,7 @@ from services.environment_manager.adapters.working_trees import (
     remove_tree,
     write_record,
 )
-from services.environment_manager.ports import Checkpoint, Prepared, Published
+from services.environment_manager.ports import Checkpoint, Comparison, Prepared, Published
 
 MERGE_ATTEMPTS = 3
 
@@ -110,6 +110,27 @@ class GitWorkspaces:
             _, repository = self._standing(environment_id)
             return await snapshot(self._git, self._place(environment_id, repository), lock)
 
+    async def compare(self, environment_id: str, checkpoint: Checkpoint) -> Comparison:
+        async with self._hold(environment_id) as lock:
+            _, repository = self._standing(environment_id)
+            tree = await snapshot(self._git, self._place(environment_id, repository), lock)
+            head = await repository.head(environment_id)
+            if head is None or head.commit != checkpoint.commit:
+                return Comparison(tree=tree, head=head.commit if head is not None else "")
+            if tree == checkpoint.tree:
+                return Comparison(tree=tree, head=head.commit)
+            return Comparison(tree=tree, head=head.commit, diff=(await repository.diff(head.commit, tree)).patch)
+
+    def stands(self, environment_id: str) -> bool:
+        directory = self.directory(environment_id)
+        return (directory / "workspace.json").is_file() and (directory / "workspace").is_dir()
+
+    async def vanished(self) -> list[str]:
+        """Whose lock file was left: only ``remove`` takes it away."""
+        if not self._environments.is_dir():
+            return []
+        return sorted(path.stem for path in self._environments.glob("*.lock") if not path.with_suffix("").is_dir())
+
     async def restore(self, environment_id: str, commit: str) -> None:
         directory = self.directory(environment_id)
         async with self._hold(environment_id) as lock:
@@ -127,6 +148,7 @@ class GitWorkspaces:
     async def remove(self, environment_id: str) -> None:
         directory = self.directory(environment_id)
         if not directory.exists():
+            self._lock_path(environment_id).unlink(missing_ok=True)
             return
         async with self._hold(environment_id):
             with _disk(f"the workspace of {environment_id} cannot be removed"):

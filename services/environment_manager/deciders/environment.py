@@ -14,6 +14,7 @@ from events.environment import (
     EnvironmentRemoved,
     ExecuteTool,
     OrphanRemoved,
+    ReconciliationFailed,
     ToolCallInterrupted,
     ToolCallStarted,
     ToolCallUncertain,
@@ -21,6 +22,7 @@ from events.environment import (
     WorkspaceReconciled,
 )
 from events.kernel import Event
+from services.environment_manager.ports import Checkpoint
 
 MAX_UNCERTAIN = 3
 GONE = "it had been started, and the process that ran it is gone without a result"
@@ -63,11 +65,21 @@ def resolve_uncertain(state: Environment, command: ExecuteTool) -> Events:
     return (_uncertain(command, "told-agent", NOT_REPEATED), _interrupted(command, NOT_REPEATED))
 
 
-def abandon_call(state: Environment, started: ToolCallStarted) -> Events:
-    """A started call that nobody waits for any more."""
-    reason = "nobody waits for it any more"
-    interrupted = ToolCallInterrupted(call_id=started.call_id, run_id=started.run_id, tool=started.tool, reason=reason)
-    return (interrupted,) if started.call_id in state.running else ()
+def abandon_call(state: Environment, started: ToolCallStarted, left: Checkpoint | None = None) -> Events:
+    """A started call that nobody waits for any more. ``left`` is the workspace as it leaves it."""
+    if started.call_id not in state.running:
+        return ()
+    changed = left if left is not None and left.commit != state.checkpoint else Checkpoint("", "")
+    return (
+        ToolCallInterrupted(
+            call_id=started.call_id,
+            run_id=started.run_id,
+            tool=started.tool,
+            reason="nobody waits for it any more",
+            checkpoint=changed.commit,
+            tree=changed.tree,
+        ),
+    )
 
 
 def _uncertain(command: ExecuteTool, resolution: str, detail: str, *, restored: str = "") -> ToolCallUncertain:
@@ -114,20 +126,14 @@ def reconcile(state: Environment, choice: str, *, checkpoint: str, tree: str) ->
     return (WorkspaceReconciled(choice=choice, checkpoint=checkpoint, tree=tree),)
 
 
+def fail_reconciliation(state: Environment, choice: str, cause: str, detail: str) -> Events:
+    """Said each time that it fails: whoever asked waits for an answer."""
+    return () if state.diverged is None else (ReconciliationFailed(choice=choice, cause=cause, detail=detail),)
+
+
 def lose(state: Environment, detail: str) -> Events:
-    """The workspace is gone. Calls that ran in it are uncertain: nobody will learn how they ended."""
-    if not stands(state):
-        return ()
-    events: list[Event] = [EnvironmentLost(detail=detail)]
-    for started in state.running.values():
-        again = started.effects in ("none", "workspace") or started.retry == "idempotent"
-        resolution = "execute-again" if again else "told-agent"
-        told = GONE if again else NOT_REPEATED
-        names = {"call_id": started.call_id, "run_id": started.run_id, "tool": started.tool}
-        events.append(ToolCallUncertain(**names, resolution=resolution, detail=told))
-        if not again:
-            events.append(ToolCallInterrupted(**names, reason=NOT_REPEATED))
-    return tuple(events)
+    """The workspace is gone. Calls that ran in it are uncertain, and resolved as such when it is there again."""
+    return (EnvironmentLost(detail=detail),) if stands(state) else ()
 
 
 def remove_orphan(kind: str, name: str, reason: str) -> Events:
