@@ -36,6 +36,7 @@ from services.command_line.client import Disconnected, Gateway
 CAIRN = (sys.executable, "-P", "-m", "services.command_line")
 API = "/api/v1"
 WAIT_SECONDS = 40.0
+ENDS = ("TaskCompleted", "TaskFailed", "TaskBlocked", "TaskCancelled")
 
 
 class Happened(NamedTuple):
@@ -88,11 +89,12 @@ class Feed:
     def ended(
         self, task: str, kind: str = "TaskCompleted", *, count: int = 1, seconds: float = WAIT_SECONDS
     ) -> Happened:
-        """Wait until the task has ended; it must have ended in that way."""
+        """Wait until the task has ended for the ``count``-th time; it must have ended in that way."""
         deadline = time.monotonic() + seconds
-        ends = ("TaskCompleted", "TaskFailed", "TaskBlocked", "TaskCancelled")
         with self._changed:
-            while not (found := [item for end in ends for item in self._like(end, task, {})])[count - 1 :]:
+            while (
+                len(found := [item for item in self.happened if item.entity_id == task and item.kind in ENDS]) < count
+            ):
                 assert self._changed.wait(deadline - time.monotonic()), self.told(task)
         assert found[count - 1].kind == kind, self.told(task)
         return found[count - 1]
