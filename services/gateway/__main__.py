@@ -16,6 +16,8 @@ from infra.service import EXIT_SETTINGS, Runtime, run
 from infra.settings import SettingsInvalid
 from projections.waiting import ReadModelProgress
 from services.gateway.app import make_app
+from services.gateway.archives import Archives
+from services.gateway.checkpoints import HostCheckpoints
 from services.gateway.commands import Commands
 from services.gateway.explanation import ReadModelExplainer
 from services.gateway.feeds import Feeds, Hub
@@ -66,6 +68,8 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             ),
             log=jetstream.log,
             content=jetstream.content,
+            checkpoints=HostCheckpoints(jetstream.commands, jetstream.content, runtime.clock, tenant=chosen.tenant),
+            archives=Archives(chosen.home_path / "imports"),
             dead_letters=jetstream.dead_letters,
             read_models=read_models,
             read_model_progress=progress,

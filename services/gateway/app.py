@@ -5,14 +5,16 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from infra.api_keys import ApiKeys
 from services.gateway import (
     answers,
     openapi,
     routes_commands,
+    routes_imports,
     routes_log,
+    routes_past,
     routes_process,
     routes_queries,
     routes_streams,
@@ -38,8 +40,11 @@ def make_app(parts: Parts, keys: ApiKeys, *, max_body_bytes: int) -> Edge:
     )
     app.state.parts = parts
     answers.install(app)
-    for module in (routes_process, routes_streams, routes_log, routes_queries, routes_commands):
+    for module in (routes_process, routes_streams, routes_log, routes_imports, routes_queries, routes_commands):
         app.include_router(module.router)
+    app.include_router(routes_past.router, prefix="/api/v1")
+    named = [Depends(routes_imports.named)]
+    app.include_router(routes_past.router, prefix="/api/v1/imports/{import_name}", dependencies=named)
     document: dict[str, Any] = {}
 
     def described() -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Plain ASGI, so that a stream passes through untouched. Everything under ``/api/`` needs a key, checked before a byte
 of the body is read. A body over the limit is refused by its Content-Length, or, sent in chunks, as soon as it grows
-over it. An exception that nobody foresaw is logged and answered with a problem that tells nothing of it.
+over it; a bundle that is imported goes to disk, and has a limit of its own. An exception that nobody foresaw is logged
+and answered with a problem that tells nothing of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from infra.api_keys import ApiKeys, KeysUnreadable
 from services.gateway.answers import Problem, as_problem, unavailable
 
 PROTECTED = "/api/"
+IMPORTS = "/api/v1/imports"
+MAX_BUNDLE_BYTES = 4 * 1024**3
+
+_RAISE = "Send less, or raise gateway.max_body_bytes in the settings"
 
 log = structlog.get_logger()
 
@@ -41,8 +46,9 @@ class Edge:
             headers = Headers(scope=scope)
             if scope["path"].startswith(PROTECTED):
                 scope.setdefault("state", {})["actor"] = self._actor(headers)
-            self._check_length(headers)
-            await self._app(scope, self._limited(receive), watched_send)
+            limit_bytes = MAX_BUNDLE_BYTES if scope["path"] == IMPORTS else self._max_body_bytes
+            self._check_length(headers, limit_bytes)
+            await self._app(scope, self._limited(receive, limit_bytes), watched_send)
         except Problem as problem:
             await problem.response()(scope, receive, send)
         except Exception as error:  # The outermost edge: a bug of ours must not show a caller its traceback.
@@ -68,28 +74,26 @@ class Edge:
             raise Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="cairn"'})
         return name
 
-    def _check_length(self, headers: Headers) -> None:
+    def _check_length(self, headers: Headers, limit_bytes: int) -> None:
         declared = headers.get("content-length", "")
-        if declared.isdigit() and int(declared[:20]) > self._max_body_bytes:
-            raise self._too_large()
+        if declared.isdigit() and int(declared[:20]) > limit_bytes:
+            raise self._too_large(limit_bytes)
 
-    def _too_large(self) -> Problem:
-        detail = (
-            f"The body is larger than {self._max_body_bytes} bytes. Send less, or raise gateway.max_body_bytes in "
-            "the settings."
-        )
+    def _too_large(self, limit_bytes: int) -> Problem:
+        advice = "Send less" if limit_bytes == MAX_BUNDLE_BYTES else _RAISE
+        detail = f"The body is larger than {limit_bytes} bytes. {advice}."
         return Problem(413, "body-too-large", detail, headers={"Connection": "close"})
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, limit_bytes: int) -> Receive:
         received_bytes = 0
 
         async def limited() -> Message:
             nonlocal received_bytes
             message = await receive()
             received_bytes += len(message.get("body", b""))
-            if received_bytes > self._max_body_bytes:
+            if received_bytes > limit_bytes:
                 # FastAPI lets only this exception through while it reads a body.
-                raise HTTPException(413, str(self._too_large()))
+                raise HTTPException(413, str(self._too_large(limit_bytes)))
             return message
 
         return limited

@@ -107,6 +107,7 @@ STREAM: Responses = {
     }
 }
 TEXT: Responses = {200: {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+ARCHIVE: Responses = {200: {"description": "An archive", "content": {"application/gzip": {}, "application/zip": {}}}}
 
 
 class TracedRoute(APIRoute):

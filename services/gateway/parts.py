@@ -8,9 +8,10 @@ from fastapi import Request
 
 from infra.health import Health
 from infra.ports import ContentStore, DeadLetters, EventLog
+from services.gateway.archives import Archives
 from services.gateway.commands import Commands
 from services.gateway.output_stream import OutputStreams
-from services.gateway.ports import Explainer, OpenReadModels, ReadModelProgress
+from services.gateway.ports import Checkpoints, Explainer, OpenReadModels, ReadModelProgress
 from services.gateway.sse import EventStreams
 
 
@@ -19,6 +20,8 @@ class Parts:
     commands: Commands
     log: EventLog
     content: ContentStore
+    checkpoints: Checkpoints
+    archives: Archives
     dead_letters: DeadLetters
     read_models: OpenReadModels
     read_model_progress: ReadModelProgress
@@ -31,3 +34,22 @@ class Parts:
 def parts(request: Request) -> Parts:
     found: Parts = request.app.state.parts
     return found
+
+
+@dataclass(frozen=True)
+class Records:
+    """A log to read, with the content and the checkpoints that it names."""
+
+    log: EventLog
+    content: ContentStore
+    checkpoints: Checkpoints
+
+
+async def records(request: Request) -> Records:
+    """What the address is about: an imported bundle where it names one, else this installation. Raises ``Problem``."""
+    found = parts(request)
+    name = request.path_params.get("import_name")
+    if name is None:
+        return Records(found.log, found.content, found.checkpoints)
+    archive = await found.archives.open(name)
+    return Records(archive.log, archive.content, archive.checkpoints)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import msgspec
 
+from events.environment import Environment
+from events.errors import Transient
 from projections.queries import ReadModels
 
 
@@ -40,6 +42,24 @@ class ReadModelProgress(Protocol):
 
     async def wait_for(self, sequence: int, timeout_seconds: float) -> bool:
         """Whether the read models hold the decision ``sequence`` within the time."""
+
+
+class HostSilent(Transient):
+    """The host that has a checkpoint does not answer."""
+
+
+class Checkpoints(Protocol):
+    """What the workspaces of environments were. ``environment`` is the present one. Every method raises
+    ``CommandRejected`` where a checkpoint is gone, ``HostSilent`` and ``Transient``."""
+
+    async def diff(self, environment: Environment, older: str, newer: str) -> bytes:
+        """The unified diff between two checkpoints, UTF-8."""
+
+    async def pack(self, environment: Environment, commit: str) -> bytes:
+        """The files of a checkpoint as a tar archive, compressed with gzip."""
+
+    async def bundle(self, environment: Environment) -> bytes:
+        """Every checkpoint of the environment, with all that they stand upon, as a git bundle."""
 
 
 OpenReadModels = Callable[[], Awaitable[ReadModels]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
@@ -14,11 +15,12 @@ from events.project import PROJECT
 from events.pull_request import PULL_REQUEST, ClosePullRequest, MergePullRequest
 from events.task import ApproveStage, CancelTask, RejectStage, RetryTask
 from events.task_state import TASK
-from services.gateway import schemas
+from services.gateway import past, schemas
 from services.gateway.answers import Json, Problem
 from services.gateway.commands import Asked, Wish
 from services.gateway.openapi import ACCEPTED, CREATED, TracedRoute
-from services.gateway.parts import parts
+from services.gateway.parts import parts, records
+from services.gateway.ports import HostSilent
 from services.gateway.views import checked_id, not_found
 
 API = "/api/v1"
@@ -76,6 +78,19 @@ async def reject_stage(
     request: Request, id: str, stage: str, body: schemas.RequiredReason, key: Key = None
 ) -> Response:
     return await _task(request, id, RejectStage(stage=stage, reason=body.reason), key)
+
+
+@router.post("/runs/{id}/fork", status_code=201, responses=CREATED)
+async def fork_run(request: Request, id: str, body: schemas.ForkRun, key: Key = None) -> Response:
+    """A new task that goes on from a step of a run, with its conversation and its workspace up to there."""
+    found = await records(request)
+    run = await past.run_at(found.log, id, None)
+    then = await past.run_at(found.log, id, str(body.at))
+    if then.checkpoint:
+        with contextlib.suppress(HostSilent):  # Then the new task's own run finds out.
+            await found.checkpoints.diff(run.environment, then.checkpoint, then.checkpoint)
+    wish = Wish(subjects.SCHEDULER, TASK.name, run.task_id, body.command(id))
+    return await _do(request, wish, key, created=True, look=f"{API}/tasks")
 
 
 @router.post("/pull-requests/{id}/approve", responses=ACCEPTED)

@@ -156,6 +156,16 @@ class Reason(Body):
     reason: Text = ""
 
 
+class ForkRun(Body):
+    model_config = _example(at=4711, prompt="Use the decimal module instead of floats.", agent="")
+    at: int = Field(ge=1, le=LARGEST_SEQUENCE, description="The sequence of the log up to which the run is taken over.")
+    prompt: Text = Field("", description="Said to the agent after the conversation up to there.")
+    agent: Text = Field("", description="The one that the task had where it is empty.")
+
+    def command(self, run_id: str) -> task.ForkRun:
+        return task.ForkRun(run_id=run_id, sequence=self.at, prompt=self.prompt, agent=self.agent)
+
+
 class RequiredReason(Body):
     model_config = _example(reason="The error message must name the file.")
     reason: Word

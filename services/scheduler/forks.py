@@ -57,7 +57,7 @@ async def find_source(log: EventLog, task_id: str, command: ForkRun) -> Source:
         stage=started.stage,
         environment_id=started.environment_id,
         commit=then.checkpoint,
-        host=now.prepared.host,
+        host=now.host or now.prepared.host,
         prompt=command.prompt,
     )
     return Source(point, _folded(TASK, task_id, await log.load(TASK.name, task_id), command.sequence))

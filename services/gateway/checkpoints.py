@@ -1,0 +1,64 @@
+"""Checkpoints of workspaces: they lie on the hosts of their environments, which are asked for them.
+
+The answer comes by way of the content store. A question that a host does not answer in time is lost, not kept: ask
+again.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from events import subjects
+from events.checkpoints import BundleCheckpoints, CompareCheckpoints, PackWorkspace
+from events.envelope import CommandEnvelope
+from events.environment import Environment
+from events.errors import CommandRejected, Transient
+from events.kernel import Command
+from infra.ports import Clock, CommandBus, ContentStore
+from infra.telemetry import current_trace
+from services.gateway.ports import HostSilent
+
+ANSWER_SECONDS = 60.0
+
+
+class HostCheckpoints:
+    """``Checkpoints`` by asking the environment-managers."""
+
+    def __init__(self, bus: CommandBus, content: ContentStore, clock: Clock, *, tenant: str) -> None:
+        self._bus = bus
+        self._content = content
+        self._clock = clock
+        self._tenant = tenant
+
+    async def diff(self, environment: Environment, older: str, newer: str) -> bytes:
+        return await self._ask(environment, CompareCheckpoints(older=older, newer=newer))
+
+    async def pack(self, environment: Environment, commit: str) -> bytes:
+        return await self._ask(environment, PackWorkspace(commit=commit))
+
+    async def bundle(self, environment: Environment) -> bytes:
+        return await self._ask(environment, BundleCheckpoints())
+
+    async def _ask(self, environment: Environment, command: Command) -> bytes:
+        envelope = CommandEnvelope(
+            id=uuid.uuid4().hex,
+            tenant=self._tenant,
+            entity=subjects.CHECKPOINT_TOKEN,
+            entity_id=environment.id,
+            time=self._clock.now(),
+            command=command,
+            actor=subjects.GATEWAY,
+            trace=current_trace(),
+        )
+        host = environment.host
+        outcome = await self._bus.ask(subjects.ENVIRONMENT_MANAGER, host, envelope, timeout_seconds=ANSWER_SECONDS)
+        if outcome is None:
+            message = f"the checkpoints of {environment.id} lie on host {host}, which does not answer"
+            raise HostSilent(message)
+        if not outcome.accepted:
+            raise CommandRejected(outcome.message, slug=outcome.slug, status=outcome.status)
+        data = await self._content.get(outcome.content)
+        if data is None:
+            message = f"what host {host} answered is not in the content store"
+            raise Transient(message)
+        return data
