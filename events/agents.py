@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import msgspec
 
 
@@ -22,6 +24,28 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
     output_usd: float = 0.0
 
 
+class CommandTool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A tool of an agent's own: a command that is executed in the workspace, and whose output is the result.
+
+    It gets the arguments of the call as a JSON object, on standard input and in the file ``$CAIRN_ARGUMENTS_FILE``;
+    ``parameters`` is their JSON schema, for the model. ``$CAIRN_CALL_ID`` is the same for every execution of one call.
+
+    ``effects`` is what it changes: ``none``, the ``workspace``, or the world outside (``external``). Where a crash
+    leaves it unknown whether a call happened, the first is executed again, the second too, from the checkpoint before
+    it, and of the third ``retry`` tells: ``idempotent`` (executed again), ``probe`` (the command ``probe`` is asked,
+    with the same input: exit code 0 says that it happened, and what is printed is its result, 1 that it did not,
+    anything else that nobody knows) or ``never`` (the agent is told).
+    """
+
+    description: str
+    command: tuple[str, ...]
+    parameters: dict[str, Any] = {}
+    effects: Literal["none", "workspace", "external"] = "external"
+    retry: Literal["never", "idempotent", "probe"] = "never"
+    probe: tuple[str, ...] = ()
+    timeout_seconds: float = 600.0
+
+
 class ModelAgent(
     msgspec.Struct,
     frozen=True,
@@ -35,6 +59,7 @@ class ModelAgent(
 
     ``provider`` is ``anthropic`` (Messages API), ``openai`` (any chat-completions API) or ``scripted`` (the turns
     of the file ``transcript``). ``key`` is a reference such as ``env:NAME`` or ``file:PATH``, never a secret.
+    ``tools`` are its own by name, beside those that every agent has.
     """
 
     provider: str
@@ -47,6 +72,7 @@ class ModelAgent(
     price: Price = Price()
     limits: Limits = Limits()
     secrets: dict[str, str] = {}
+    tools: dict[str, CommandTool] = {}
 
 
 class ProgramAgent(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from events import tools
 from events.content import Inline
 from events.environment import ExecuteTool
 from events.run import Run, ToolCallRequested
@@ -27,6 +28,7 @@ def call_of_run(run: Run, call: ToolCallRequested) -> ExecuteTool:
         time_limit_seconds=run.started.limits.seconds,
         idle_limit_seconds=run.started.limits.idle_seconds,
         secrets=run.started.agent.secrets,
+        declared=tools.declared_by(run.started.agent).get(call.tool),
     )
 
 

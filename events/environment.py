@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 from immutables import Map
 
+from events.agents import CommandTool
 from events.content import EMPTY, Content, Stored
 from events.kernel import Command, Entity, Event, evolver, replace
 
@@ -40,6 +41,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
 
     ``run_id`` names whose output it is. ``check_stage`` is set where a gate asks rather than an agent: the answer
     then also goes to the scheduler. ``secrets`` are the agent's own, by reference, beside the environment's.
+    ``declared`` is what the agent's description says of a tool of its own.
     """
 
     call_id: str
@@ -53,6 +55,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
     idle_limit_seconds: float = 0.0
     check_stage: str = ""
     secrets: dict[str, str] = {}
+    declared: CommandTool | None = None
 
 
 class InterruptCall(Command, frozen=True, kw_only=True):
@@ -202,7 +205,9 @@ class ToolCallInterrupted(Event, frozen=True, kw_only=True):
 
 class ToolCallUncertain(Event, frozen=True, kw_only=True):
     """Started, without a result, its process gone. ``resolution`` says what follows: ``execute-again``,
-    ``restore-and-execute-again`` (from ``restored`` checkpoint) or ``told-agent`` (it is not repeated)."""
+    ``restore-and-execute-again`` (from ``restored`` checkpoint), ``probed`` (it had happened, and its end follows) or
+    ``told-agent`` (it is not repeated). Where a probe was asked, ``asked`` is its command line, ``answered`` what it
+    printed and ``answer_code`` its exit code."""
 
     call_id: str
     run_id: str
@@ -210,6 +215,9 @@ class ToolCallUncertain(Event, frozen=True, kw_only=True):
     resolution: str
     detail: str
     restored: str = ""
+    asked: str = ""
+    answered: Content = EMPTY
+    answer_code: int | None = None
 
 
 class BranchPushed(Event, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 One struct per tool is the source of both: its JSON schema goes to the model, and what comes back is decoded into it.
 What executes them is the environment-manager's; ``ask_human`` and ``submit`` are the agent-runner's own and never
-dispatched.
+dispatched. An agent may also declare tools of its own, which are commands (``events.agents.CommandTool``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+
+from events.agents import Agent, CommandTool, ModelAgent
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,8 +140,25 @@ INTERNAL = ("program", "noop")
 AGENT_TOOLS = tuple(definition for definition, _ in _ALL.values() if definition.name not in INTERNAL)
 
 
+def declared_by(agent: Agent) -> dict[str, CommandTool]:
+    """The tools that are the agent's own."""
+    return agent.tools if isinstance(agent, ModelAgent) else {}
+
+
+def offered_to(agent: Agent) -> tuple[ToolDefinition, ...]:
+    """Everything that the model of ``agent`` is offered, its own tools last."""
+    return (*AGENT_TOOLS, *(define_declared(name, tool) for name, tool in declared_by(agent).items()))
+
+
+def define_declared(name: str, tool: CommandTool) -> ToolDefinition:
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    return ToolDefinition(
+        name=name, description=tool.description, parameters=parameters, effects=tool.effects, retry=tool.retry
+    )
+
+
 def find(name: str) -> ToolDefinition | None:
-    """The tool of that name, internal ones too."""
+    """The tool of that name that every agent has, internal ones too."""
     known = _ALL.get(name)
     return None if known is None else known[0]
 
@@ -157,6 +176,20 @@ def decode_arguments(name: str, arguments: str) -> Arguments | str:
     except (msgspec.DecodeError, UnicodeEncodeError) as error:
         near = _near(arguments, str(error))
         return f"the arguments of {name} are not valid JSON: {error}{near}. Send one JSON object."
+
+
+def declared_arguments(name: str, tool: CommandTool, arguments: str) -> str:
+    """What is wrong with the arguments of a declared tool, or nothing. Whether they make sense its command tells."""
+    try:
+        decoded = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        return (
+            f"the arguments of {name} are not valid JSON: {error}{_near(arguments, str(error))}. Send one JSON object."
+        )
+    if not isinstance(decoded, dict):
+        return f"the arguments of {name} are no JSON object. Send one JSON object."
+    missing = [key for key in tool.parameters.get("required", ()) if key not in decoded]
+    return f"the arguments of {name} lack {', '.join(missing)}." if missing else ""
 
 
 def check_arguments(name: str, arguments: str) -> dict[str, Any] | str:

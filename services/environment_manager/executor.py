@@ -1,7 +1,8 @@
 """Executes tool calls: each becomes ``started`` before anything happens and ends with exactly one event.
 
 Calls that change the workspace go one after another in each environment, those that change nothing run beside them.
-After a call that may have changed the workspace a checkpoint is taken, and named by the event that ends the call.
+After a call that may have changed the workspace a checkpoint is taken, and named by the event that ends the call:
+also where a tool that an agent declared says that it changes nothing, so that the log tells if that is not so.
 What a process prints goes to the output stream as it comes, with every secret redacted.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,14 +40,14 @@ from infra.entities import Cause, EntityStore
 from infra.ports import Clock, ContentStore, EventLog, read_content, store_content
 from infra.redaction import Redactor
 from infra.sender import Sender
-from services.environment_manager import tools
+from services.environment_manager import ends, tools
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import Exit, FileTools, Limits, Processes, Workspaces
+from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Workspaces
+from services.environment_manager.tools.commands import Start, start_of, start_of_declared, start_of_probe
 
 logger = structlog.get_logger()
 
-CONTENT_LIMIT_BYTES = 30_000
 CHECK_DETAIL_CHARACTERS = 4_000
 RETRY_SECONDS = 1.0
 
@@ -224,28 +226,41 @@ class Executor:
             begun = command.call_id in state.running
             if command.call_id in state.elsewhere:
                 raise Uncertain
-            if not begun and command.effects != "none" and state.running:
+            left = [id for id, started in state.running.items() if started.effects != "none"]
+            if not begun and command.effects != "none" and left:
                 # Left by the process before: what it half did must not get into this one's checkpoint.
-                message = f"{', '.join(state.running)} of environment {room.id} has to come to its end first"
+                message = f"{', '.join(left)} of environment {room.id} has to come to its end first"
                 raise Transient(message)
             if not begun and command.call_id in room.interrupted:
                 return _interrupted(command, room.interrupted[command.call_id])
-            if command.effects != "none" and not begun:
+            # That a built-in tool without effects was begun matters to nobody; a process of one may be under way.
+            if (command.effects != "none" or command.declared is not None) and not begun:
                 state = await self._started(room, command, cause)
             ended = await self._run(room, command, state, began, begun=begun)
         except tools.ToolRefused as error:
             ended = _failed(command, error.cause, str(error), began)
         except Permanent as error:
             ended = _failed(command, error.slug, str(error), began)
-        if command.effects == "none" or not decider.stands(state):
+        if not decider.stands(state):
             return ended
         try:
-            checkpoint = await self._plumbing.workspaces.checkpoint(room.id, f"{command.tool} {command.call_id}")
+            if command.effects != "none":
+                return await self._with_checkpoint(room, command, ended)
+            if command.declared is not None:
+                async with room.changing:
+                    return await self._with_checkpoint(room, command, ended)
         except Permanent as error:
             return _failed(command, error.slug, str(error), began)
-        if checkpoint.commit != state.checkpoint:
-            return replace(ended, checkpoint=checkpoint.commit, tree=checkpoint.tree)
         return ended
+
+    async def _with_checkpoint(self, room: Room, command: ExecuteTool, ended: CallEnd) -> CallEnd:
+        checkpoint = await self._checkpoint(room, command)
+        if checkpoint.commit == (await self._state(room)).checkpoint:
+            return ended
+        return replace(ended, checkpoint=checkpoint.commit, tree=checkpoint.tree)
+
+    async def _checkpoint(self, room: Room, command: ExecuteTool) -> Checkpoint:
+        return await self._plumbing.workspaces.checkpoint(room.id, f"{command.tool} {command.call_id}")
 
     async def _started(self, room: Room, command: ExecuteTool, cause: Cause) -> Environment:
         started = ToolCallStarted(
@@ -262,10 +277,12 @@ class Executor:
     async def _resolve(self, room: Room, command: ExecuteTool, cause: Cause) -> None:
         state = await self._state(room)
         count = state.uncertain.get(command.call_id, 0) + 1
+        probed = await self._probe(room, command, state) if decider.asks_world(command) else None
+        left = await self._checkpoint(room, command) if command.effects == "external" else None
         state = await self.append(
             room.id,
             _named(cause, command, f"uncertain-{count}"),
-            lambda state: decider.resolve_uncertain(state, command),
+            lambda state: decider.resolve_uncertain(state, command, probed, left),
         )
         logger.warning("uncertain", call=command.call_id, tool=command.tool)
         if command.call_id not in state.ended:
@@ -273,28 +290,47 @@ class Executor:
                 await self._plumbing.workspaces.restore(room.id, state.checkpoint)
             room.resolved.add(command.call_id)
 
+    async def _probe(self, room: Room, command: ExecuteTool, state: Environment) -> decider.Probed:
+        """Ask the world whether a call happened. One that was asked before is not asked again."""
+        assert command.declared is not None
+        processes = self._plumbing.processes
+        text = await read_content(self._plumbing.content, command.arguments)
+        process_id = f"{_process_id(state, command)}.probe"
+        start = start_of_probe(self._plumbing.workspaces.directory(room.id), command, command.declared, text)
+        asked = shlex.join(command.declared.probe)
+        await processes.ready(room.id)
+        if process_id not in await processes.known(room.id):
+            await self._start(room, command, state, process_id, start)
+        exit = await processes.wait(room.id, process_id)
+        if exit is None:
+            return decider.Probed(asked=asked)
+        answered = await self._printed(room, command, state, process_id)
+        return decider.Probed(asked=asked, answered=answered, exit_code=exit.code if exit.cause == "exited" else None)
+
     async def _run(self, room: Room, command: ExecuteTool, state: Environment, began: float, *, begun: bool) -> CallEnd:
         text = await read_content(self._plumbing.content, command.arguments)
+        directory = self._plumbing.workspaces.directory(room.id)
+        if command.declared is not None:
+            start = start_of_declared(directory, command, command.declared, text)
+            return await self._process(room, command, state, start, begun=begun)
         arguments = decode_arguments(command.tool, text)
         if isinstance(arguments, str):
             return _failed(command, "invalid-arguments", arguments, began)
-        redactor = self._redactor(room, state, command)
         if isinstance(arguments, Shell | Program):
-            return await self._process(room, command, state, arguments, redactor, began, begun=begun)
+            return await self._process(room, command, state, start_of(directory, command, arguments), begun=begun)
         if begun and command.call_id not in room.resolved:
             raise Uncertain
         room.resolved.discard(command.call_id)
         if isinstance(arguments, Noop):
             data = arguments.text.encode()
         else:
-            workspace = self._plumbing.workspaces.directory(room.id) / "workspace"
-            data = (await self._plumbing.execute_file_tool(workspace, arguments)).encode()
+            data = (await self._plumbing.execute_file_tool(directory / "workspace", arguments)).encode()
         return ToolCallCompleted(
             call_id=command.call_id,
             run_id=command.run_id,
             tool=command.tool,
             duration_ms=_since(began),
-            content=await self._stored(redactor.redact(data)),
+            content=await self._stored(self._redactor(room, state, command).redact(data)),
             output_bytes=len(data),
         )
 
@@ -303,9 +339,7 @@ class Executor:
         room: Room,
         command: ExecuteTool,
         state: Environment,
-        arguments: Shell | Program,
-        redactor: Redactor,
-        began: float,
+        start: Start,
         *,
         begun: bool,
     ) -> CallEnd:
@@ -314,11 +348,11 @@ class Executor:
         A call that was started in the log and is unknown to the shim never became a process.
         """
         plumbing, processes = self._plumbing, self._plumbing.processes
-        again = state.uncertain.get(command.call_id, 0)
-        process_id = f"{command.call_id}.{again}" if again else command.call_id
+        process_id = _process_id(state, command)
+        redactor = self._redactor(room, state, command)
         await processes.ready(room.id)
         if not begun or process_id not in await processes.known(room.id):
-            await self._start(room, command, state, arguments, process_id)
+            await self._start(room, command, state, process_id, start)
         room.processes[command.call_id] = process_id
         try:
             if command.call_id in room.interrupted:
@@ -329,33 +363,27 @@ class Executor:
             room.processes.pop(command.call_id, None)
         if exit is None:
             raise Uncertain
-        output = await processes.output(room.id, process_id, redactor, limit_bytes=CONTENT_LIMIT_BYTES)
-        content = await self._stored(output)
-        return _ended(command, exit, content, room.interrupted.get(command.call_id, "interrupted"))
+        content = await self._printed(room, command, state, process_id)
+        return ends.ended(command, exit, content, room.interrupted.get(command.call_id, "interrupted"))
 
-    async def _start(
-        self, room: Room, command: ExecuteTool, state: Environment, arguments: Shell | Program, process_id: str
-    ) -> None:
+    async def _printed(self, room: Room, command: ExecuteTool, state: Environment, process_id: str) -> Content:
+        redactor = self._redactor(room, state, command)
+        output = await self._plumbing.processes.output(
+            room.id, process_id, redactor, limit_bytes=ends.CONTENT_LIMIT_BYTES
+        )
+        return await self._stored(output)
+
+    async def _start(self, room: Room, command: ExecuteTool, state: Environment, process_id: str, start: Start) -> None:
         plumbing = self._plumbing
-        directory = plumbing.workspaces.directory(room.id)
-        extra: dict[str, str] = {}
-        if isinstance(arguments, Shell):
-            argv = ["/bin/bash", "-c", arguments.command]
-            asked_seconds = 0.0 if command.check_stage else arguments.timeout_seconds
-        else:
-            prompt_file = directory / "prompt.txt"
-            prompt_file.write_text(arguments.prompt, encoding="utf-8")
-            extra["CAIRN_PROMPT_FILE"] = str(prompt_file)
-            argv = [arguments.prompt if item == "{prompt}" else item for item in arguments.argv]
-            asked_seconds = 0.0
         limits = Limits(
-            seconds=min(filter(None, (asked_seconds, command.time_limit_seconds)), default=0.0),
+            seconds=min(filter(None, (start.seconds, command.time_limit_seconds)), default=0.0),
             idle_seconds=command.idle_limit_seconds,
             grace_seconds=plumbing.grace_seconds,
             output_bytes=plumbing.output_limit_bytes,
         )
-        env = tools.process_environment(directory, self._secrets(state, command), extra)
-        await plumbing.processes.start(room.id, process_id, argv, env=env, limits=limits)
+        directory = plumbing.workspaces.directory(room.id)
+        env = tools.process_environment(directory, self._secrets(state, command), start.variables)
+        await plumbing.processes.start(room.id, process_id, start.argv, env=env, limits=limits)
 
     # ---- secrets and results
 
@@ -378,7 +406,7 @@ class Executor:
         """Tell the scheduler what its gate's check came to; again where the call had ended before."""
         if ended is None:
             ended = await self._find_end(room, command.call_id)
-        passed, summary = _verdict(ended)
+        passed, summary = ends.verdict(ended)
         detail = "" if isinstance(ended, ToolCallInterrupted) else await self._text(ended.content)
         await self._plumbing.sender.send(
             subjects.SCHEDULER,
@@ -416,6 +444,12 @@ def _named(cause: Cause, command: ExecuteTool, what: str) -> Cause:
     return replace(cause, id=f"{command.call_id}-{what}")
 
 
+def _process_id(state: Environment, command: ExecuteTool) -> str:
+    """Each time that a call is executed again its process has another name."""
+    again = state.uncertain.get(command.call_id, 0)
+    return f"{command.call_id}.{again}" if again else command.call_id
+
+
 def _since(began: float) -> int:
     return round((asyncio.get_running_loop().time() - began) * 1000)
 
@@ -433,48 +467,3 @@ def _failed(command: ExecuteTool, cause: str, detail: str, began: float) -> Tool
 
 def _interrupted(command: ExecuteTool, reason: str) -> ToolCallInterrupted:
     return ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)
-
-
-def _ended(command: ExecuteTool, exit: Exit, content: Content, interrupted: str) -> CallEnd:
-    if exit.cause == "interrupted":
-        return _interrupted(command, interrupted)
-    truncated = exit.output_bytes > CONTENT_LIMIT_BYTES
-    if exit.cause in ("exited", "signalled"):
-        return ToolCallCompleted(
-            call_id=command.call_id,
-            run_id=command.run_id,
-            tool=command.tool,
-            duration_ms=exit.duration_ms,
-            content=content,
-            exit_code=exit.code,
-            output_bytes=exit.output_bytes,
-            truncated=truncated,
-        )
-    return ToolCallFailed(
-        call_id=command.call_id,
-        run_id=command.run_id,
-        tool=command.tool,
-        cause=exit.cause,
-        detail=exit.detail,
-        duration_ms=exit.duration_ms,
-        content=content,
-        exit_code=exit.code,
-        output_bytes=exit.output_bytes,
-        truncated=truncated,
-    )
-
-
-def _verdict(ended: CallEnd) -> tuple[bool | None, str]:
-    """Whether a check passed, None where it could not be evaluated, and that in a sentence."""
-    if isinstance(ended, ToolCallInterrupted):
-        return None, f"The check was interrupted: {ended.reason}."
-    if isinstance(ended, ToolCallCompleted):
-        if ended.exit_code == 0:
-            return True, "The tests pass."
-        # 126 and 127 are the shell's: the command cannot be executed, or is not found (POSIX, 2.8.2).
-        if ended.exit_code in (126, 127):
-            return None, f"The test command could not be run (exit code {ended.exit_code})."
-        return False, f"The tests fail (exit code {ended.exit_code})."
-    if ended.cause in ("timed-out", "idle", "output-limit"):
-        return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
-    return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from docs.generate_events import PAGE, page
-from events.agents import Limits, ModelAgent, ProgramAgent
+from events.agents import CommandTool, Limits, ModelAgent, ProgramAgent
 from infra.settings import Settings, Webhook
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,6 +20,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     **{field.name: field.type for field in msgspec.structs.fields(Settings) if isinstance(field.type, type)},
     "webhooks.NAME": Webhook,
     "Limits": Limits,
+    "Tools": CommandTool,
 }
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from events import tools
-from events.agents import Agent, ModelAgent
+from events.agents import Agent, CommandTool, ModelAgent
 from events.content import Content
 from events.errors import Fenced
 from events.kernel import Event
@@ -99,7 +99,7 @@ def offered(agent: Agent) -> tuple[str, ...]:
     if not isinstance(agent, ModelAgent):
         return ()
     measuring = ("noop",) if agent.provider == "scripted" else ()
-    return (*(tool.name for tool in tools.AGENT_TOOLS), *measuring)
+    return (*(tool.name for tool in tools.offered_to(agent)), *measuring)
 
 
 def diverge(run: Run, epoch: int, *, kind: str, expected: str, found: str, diff: Content) -> Events:
@@ -145,7 +145,7 @@ def respond(
     seen: set[str] = set()
     for number, call in enumerate(calls, run.call_count + 1):
         asked = call.asked
-        definition = tools.find(asked.tool)
+        definition = _definition(run, asked.tool)
         requested = ToolCallRequested(
             call_id=call_id(run.id, number),
             step=step,
@@ -170,8 +170,21 @@ def _refusal(run: Run, asked: CallAsked, seen: set[str]) -> tuple[str, str] | No
         return "unknown-tool", f"there is no tool {asked.tool!r}; there are {', '.join(offered)}."
     if asked.provider_call_id in seen:
         return "repeated-call", f"the call id {asked.provider_call_id!r} stands twice in one answer; it ran once."
+    declared = _declared(run).get(asked.tool)
+    if declared is not None:
+        wrong = tools.declared_arguments(asked.tool, declared, asked.arguments)
+        return ("invalid-arguments", wrong) if wrong else None
     decoded = tools.decode_arguments(asked.tool, asked.arguments)
     return ("invalid-arguments", decoded) if isinstance(decoded, str) else None
+
+
+def _declared(run: Run) -> dict[str, CommandTool]:
+    return tools.declared_by(run.started.agent) if run.started is not None else {}
+
+
+def _definition(run: Run, name: str) -> tools.ToolDefinition | None:
+    declared = _declared(run).get(name)
+    return tools.define_declared(name, declared) if declared is not None else tools.find(name)
 
 
 def request_program(run: Run, epoch: int, arguments: Content) -> Events:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from events.content import EMPTY, Content
 from events.environment import (
     BranchPushed,
     BranchRefused,
@@ -15,13 +18,14 @@ from events.environment import (
     ExecuteTool,
     OrphanRemoved,
     ReconciliationFailed,
+    ToolCallCompleted,
     ToolCallInterrupted,
     ToolCallStarted,
     ToolCallUncertain,
     WorkspaceDiverged,
     WorkspaceReconciled,
 )
-from events.kernel import Event
+from events.kernel import Event, replace
 from services.environment_manager.ports import Checkpoint
 
 MAX_UNCERTAIN = 3
@@ -48,21 +52,60 @@ def end_call(state: Environment, ended: CallEnd) -> Events:
     return () if ended.call_id in state.ended else (ended,)
 
 
-def resolve_uncertain(state: Environment, command: ExecuteTool) -> Events:
+class Probed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a probe was asked, what it printed, and its exit code (None where it could not be asked)."""
+
+    asked: str
+    answered: Content = EMPTY
+    exit_code: int | None = None
+
+
+def asks_world(command: ExecuteTool) -> bool:
+    """Whether the tool declares a probe that can tell what became of a call."""
+    return command.effects == "external" and command.retry == "probe" and command.declared is not None
+
+
+def resolve_uncertain(
+    state: Environment, command: ExecuteTool, probed: Probed | None = None, left: Checkpoint | None = None
+) -> Events:
     """A started call without a result, its process gone: as its tool declares.
 
     ``workspace``: the workspace goes back to the checkpoint before it, and it is executed again. ``external`` and
-    ``idempotent``: executed again. Everything else, and what was uncertain too often, is not repeated: the agent is
-    told, and the call is over.
+    ``idempotent``: executed again. ``probe``: as the probe answered. Everything else, and what was uncertain too
+    often, is not repeated: the agent is told, and the call is over. ``left`` is the workspace as it was found.
     """
     if command.call_id not in state.running:
         return ()
     again = state.uncertain.get(command.call_id, 0) < MAX_UNCERTAIN
+    if probed is not None:
+        return _as_probed(state, command, probed, left, again=again)
     if again and command.effects == "workspace":
         return (_uncertain(command, "restore-and-execute-again", GONE, restored=state.checkpoint),)
     if again and (command.effects == "none" or command.retry == "idempotent"):
         return (_uncertain(command, "execute-again", GONE),)
-    return (_uncertain(command, "told-agent", NOT_REPEATED), _interrupted(command, NOT_REPEATED))
+    return (_uncertain(command, "told-agent", NOT_REPEATED), _interrupted(state, command, NOT_REPEATED, left))
+
+
+def _as_probed(
+    state: Environment, command: ExecuteTool, probed: Probed, left: Checkpoint | None, *, again: bool
+) -> Events:
+    """Exit code 0: it happened, and what the probe printed is its result. 1: it did not. Else nobody knows."""
+    if probed.exit_code == 0:
+        completed = ToolCallCompleted(
+            call_id=command.call_id,
+            run_id=command.run_id,
+            tool=command.tool,
+            duration_ms=0,
+            content=probed.answered,
+            exit_code=0,
+        )
+        detail = f"{GONE}; its probe says that it happened"
+        return (_uncertain(command, "probed", detail, probed=probed), _with_workspace(state, completed, left))
+    if probed.exit_code == 1 and again:
+        detail = f"{GONE}; its probe says that it did not happen"
+        return (_uncertain(command, "execute-again", detail, probed=probed),)
+    uncertain = _uncertain(command, "told-agent", NOT_REPEATED, probed=probed)
+    return (uncertain, _interrupted(state, command, NOT_REPEATED, left))
 
 
 def abandon_call(state: Environment, started: ToolCallStarted, left: Checkpoint | None = None) -> Events:
@@ -82,7 +125,9 @@ def abandon_call(state: Environment, started: ToolCallStarted, left: Checkpoint 
     )
 
 
-def _uncertain(command: ExecuteTool, resolution: str, detail: str, *, restored: str = "") -> ToolCallUncertain:
+def _uncertain(
+    command: ExecuteTool, resolution: str, detail: str, *, restored: str = "", probed: Probed | None = None
+) -> ToolCallUncertain:
     return ToolCallUncertain(
         call_id=command.call_id,
         run_id=command.run_id,
@@ -90,11 +135,22 @@ def _uncertain(command: ExecuteTool, resolution: str, detail: str, *, restored: 
         resolution=resolution,
         detail=detail,
         restored=restored,
+        asked=probed.asked if probed is not None else "",
+        answered=probed.answered if probed is not None else EMPTY,
+        answer_code=probed.exit_code if probed is not None else None,
     )
 
 
-def _interrupted(command: ExecuteTool, reason: str) -> ToolCallInterrupted:
-    return ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)
+def _interrupted(state: Environment, command: ExecuteTool, reason: str, left: Checkpoint | None) -> CallEnd:
+    interrupted = ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)
+    return _with_workspace(state, interrupted, left)
+
+
+def _with_workspace(state: Environment, ended: CallEnd, left: Checkpoint | None) -> CallEnd:
+    """What the process changed before it was gone is named by the end of its call."""
+    if left is None or left.commit == state.checkpoint:
+        return ended
+    return replace(ended, checkpoint=left.commit, tree=left.tree)
 
 
 def record_push(state: Environment, pushed: BranchPushed | BranchRefused) -> Events:

@@ -1,0 +1,58 @@
+"""What the end of a process means: for the log, and for the gate that asked."""
+
+from __future__ import annotations
+
+from events.content import Content
+from events.environment import CallEnd, ExecuteTool, ToolCallCompleted, ToolCallFailed, ToolCallInterrupted
+from services.environment_manager.ports import Exit
+
+# How much of what a process printed is its result.
+CONTENT_LIMIT_BYTES = 30_000
+
+
+def ended(command: ExecuteTool, exit: Exit, content: Content, interrupted: str) -> CallEnd:
+    """How a process ended, as the event that ends its call. ``interrupted`` says why, where it was."""
+    if exit.cause == "interrupted":
+        return ToolCallInterrupted(
+            call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=interrupted
+        )
+    truncated = exit.output_bytes > CONTENT_LIMIT_BYTES
+    if exit.cause in ("exited", "signalled"):
+        return ToolCallCompleted(
+            call_id=command.call_id,
+            run_id=command.run_id,
+            tool=command.tool,
+            duration_ms=exit.duration_ms,
+            content=content,
+            exit_code=exit.code,
+            output_bytes=exit.output_bytes,
+            truncated=truncated,
+        )
+    return ToolCallFailed(
+        call_id=command.call_id,
+        run_id=command.run_id,
+        tool=command.tool,
+        cause=exit.cause,
+        detail=exit.detail,
+        duration_ms=exit.duration_ms,
+        content=content,
+        exit_code=exit.code,
+        output_bytes=exit.output_bytes,
+        truncated=truncated,
+    )
+
+
+def verdict(ended: CallEnd) -> tuple[bool | None, str]:
+    """Whether a check passed, None where it could not be evaluated, and that in a sentence."""
+    if isinstance(ended, ToolCallInterrupted):
+        return None, f"The check was interrupted: {ended.reason}."
+    if isinstance(ended, ToolCallCompleted):
+        if ended.exit_code == 0:
+            return True, "The tests pass."
+        # 126 and 127 are the shell's: the command cannot be executed, or is not found (POSIX, 2.8.2).
+        if ended.exit_code in (126, 127):
+            return None, f"The test command could not be run (exit code {ended.exit_code})."
+        return False, f"The tests fail (exit code {ended.exit_code})."
+    if ended.cause in ("timed-out", "idle", "output-limit"):
+        return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
+    return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()
