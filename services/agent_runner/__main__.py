@@ -57,6 +57,7 @@ class AgentRunner:
             watch=self._watch,
             open_model=models.open,
             system_prompt=_system,
+            configured=settings.agents.get,
             host=settings.host,
             runner=runner,
             backoff_seconds=settings.worker.model_backoff_seconds,

@@ -24,19 +24,13 @@ from events.content import Content, Inline
 from events.envelope import CommandEnvelope
 from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
 from events.errors import Transient
-from events.kernel import Event, replace
+from events.kernel import Command, Event, replace
 from events.run import (
     RUN_ENDS,
     Run,
     RunCancelled,
-    RunCrashed,
-    RunCrashLooped,
     RunEnd,
     RunFellSilent,
-    RunOverBudget,
-    RunRefused,
-    RunStalled,
-    RunStarved,
     RunSucceeded,
     RunTimedOut,
     RunUnprepared,
@@ -49,8 +43,10 @@ from infra.entities import Cause, EntityStore
 from infra.ports import Clock, ContentStore, EventLog, read_content
 from infra.sender import Sender
 from services.agent_runner.deciders import run as decider
+from services.agent_runner.ending import Ending, Unsettled, failure_text, is_retryable
 from services.agent_runner.history import History
 from services.agent_runner.ports import Model
+from services.agent_runner.reconciliation import reconcile
 from services.agent_runner.watch import Watch
 
 logger = structlog.get_logger()
@@ -63,7 +59,8 @@ RESEND_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Plumbing:
-    """What every driver of a process shares. ``open_model`` raises ``Permanent`` for an agent that cannot be had."""
+    """What every driver of a process shares. ``open_model`` raises ``Permanent`` for an agent that cannot be had;
+    ``configured`` gives the agent that has a name now, as far as this host knows."""
 
     log: EventLog
     runs: EntityStore[Run]
@@ -73,20 +70,13 @@ class Plumbing:
     watch: Watch
     open_model: Callable[[ModelAgent], Model]
     system_prompt: Callable[[Agent], str]
+    configured: Callable[[str], Agent | None]
     host: str
     runner: str
     backoff_seconds: float
 
 
 Work = Callable[["Driver"], Awaitable[None]]
-
-
-class Ending(Exception):
-    """Unwinds to the end of the run; carries how it ended."""
-
-    def __init__(self, event: RunEnd) -> None:
-        super().__init__(type(event).__name__)
-        self.event = event
 
 
 class Driver:
@@ -100,6 +90,9 @@ class Driver:
         self.epoch = 0
         self._envelope = envelope
         self._trace = envelope.trace
+        self.inspected = False
+        self._working = False
+        self._sent = 0
         self._decisions = 0
         self._waiter: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None
@@ -143,13 +136,25 @@ class Driver:
             return
         try:
             self.raise_if_stopped()
-            await self._prepared()
-            await work(self)
+            while True:
+                await self._prepared()
+                if await reconcile(self):
+                    await self._go_on(work)
         except Ending as ending:
             event = ending.event
             for call in self.open_calls():
                 self._cast(InterruptCall(call_id=call.call_id, reason=RUN_ENDS[type(event)]), call.call_id + "-i")
             await self.decide(lambda run: decider.end(run, self.epoch, event))
+
+    async def _go_on(self, work: Work) -> None:
+        """Let the agent work for as long as its workspace is what the log tells."""
+        self._working = True
+        try:
+            await work(self)
+        except Unsettled:
+            logger.warning("unsettled", run=self.id)
+        finally:
+            self._working = False
 
     # ---- deciding
 
@@ -171,28 +176,39 @@ class Driver:
         plumbing = self.plumbing
         system = plumbing.system_prompt(self.command.agent)
         self.epoch = self.run.epoch + 1
-        waiting = bool(self.open_calls())
+        waiting, after = bool(self.open_calls()), self._last_result()
         await self.decide(
             lambda run: decider.begin(
-                run, self.command, host=self._host(), runner=plumbing.runner, system=system, waiting=waiting
+                run,
+                self.command,
+                host=self._host(),
+                runner=plumbing.runner,
+                system=system,
+                waiting=waiting,
+                after=after,
             )
         )
         self.epoch = self.run.epoch
         logger.info("taken", run=self.id, epoch=self.epoch, after=self.run.last)
+
+    def _last_result(self) -> str:
+        """The last durable step in words, where that is the result of a call; else empty."""
+        result_of = self.history.conversation.result_of
+        ended = [call for call in self.run.calls if result_of(call.call_id) is not None]
+        return f"result of {ended[-1].tool} ({ended[-1].call_id})" if ended and not self.run.reminders else ""
 
     # ---- the environment and its calls
 
     def _host(self) -> str:
         """Where the run's calls are executed: where its workspace stands already, else here."""
         environment = self.history.environment
-        stands = environment.prepared is not None and not environment.removed
-        return environment.host if stands else self.plumbing.host
+        return environment.host if environment.stands else self.plumbing.host
 
     async def _prepared(self) -> None:
         """Make sure that the workspace stands."""
 
         def stands() -> bool:
-            return self.history.environment.prepared is not None and not self.history.environment.removed
+            return self.history.environment.stands
 
         command = PrepareEnvironment(
             task_id=self.command.task_id,
@@ -205,15 +221,9 @@ class Driver:
             isolation=self.command.isolation,
         )
         if not stands():
-            await self.plumbing.sender.send(
-                subjects.ENVIRONMENT_MANAGER,
-                self.run.host,
-                "environment",
-                self.command.environment_id,
-                command,
-                command_id=f"{self.id}-prepare-{self.epoch}",
-                cause=self._cause(),
-            )
+            self.history.preparation_failure = None
+            self.inspected = True  # It will be as its first or its last checkpoint has it.
+            await self.send_to_environment(command, f"{self.id}-prepare")
         await self.until(lambda: stands() or self.history.preparation_failure is not None)
         failure = self.history.preparation_failure
         if failure is not None and not stands():
@@ -256,6 +266,18 @@ class Driver:
             command,
             call.call_id if not again else f"{call.call_id}-again-{self.epoch}-{self._resend_at:.0f}",
             trace=self._spans[call.call_id].trace,
+        )
+
+    async def send_to_environment(self, command: Command, name: str) -> None:
+        environment = self.command.environment_id
+        await self.send(subjects.ENVIRONMENT_MANAGER, self.run.host, "environment", environment, command, name)
+
+    async def send(self, service: str, target: str, entity: str, id: str, command: Command, name: str) -> None:
+        """Send durably; ``name`` need not be unique in what one holder of the run sends."""
+        self._sent += 1
+        command_id = f"{name}-{self.epoch}-{self._sent}"
+        await self.plumbing.sender.send(
+            service, target, entity, id, command, command_id=command_id, cause=self._cause()
         )
 
     async def _ask(self, call: ToolCallRequested) -> None:
@@ -302,7 +324,8 @@ class Driver:
     def changed(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        if self._scope is not None and not self._scope.expired() and self._stopped() is not None:
+        obstructed = self._unsettled() or self._stopped() is not None
+        if self._scope is not None and not self._scope.expired() and obstructed:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     def send_again_soon(self) -> None:
@@ -337,6 +360,12 @@ class Driver:
         event = self._stopped()
         if event is not None:
             raise Ending(event)
+        if self._unsettled():
+            raise Unsettled
+
+    def _unsettled(self) -> bool:
+        environment = self.history.environment
+        return self._working and (environment.lost or environment.diverged is not None)
 
     def _stopped(self) -> RunEnd | None:
         task = self.history.task
@@ -377,7 +406,7 @@ class Driver:
         while True:
             await self.plumbing.clock.sleep(LOOK_SECONDS)
             now = asyncio.get_running_loop().time()
-            if self._waiter is not None and now >= self._resend_at:
+            if self._working and self._waiter is not None and now >= self._resend_at:
                 self._resend_at = now + RESEND_SECONDS
                 await self._send_again()
             if self._stopped() is not None:
@@ -421,33 +450,3 @@ class Driver:
             cause=self._cause(),
         )
         logger.info("ended", run=self.id, status=self.run.status)
-
-
-def is_retryable(ended: RunEnd) -> bool:
-    """Whether another attempt could end otherwise."""
-    if isinstance(ended, RunUnprepared):
-        return ended.retryable
-    return not isinstance(ended, RunOverBudget | RunRefused | RunCrashLooped | RunCancelled)
-
-
-def failure_text(ended: RunEnd) -> str:
-    """How the run ended, in a sentence for people and for the next attempt."""
-    match ended:
-        case RunCrashed(exit_code=code, detail=detail):
-            return f"the program ended with exit code {code}. {detail}".strip() if code is not None else detail
-        case RunTimedOut(limit_seconds=limit):
-            return f"it ran longer than its limit of {limit:g} s"
-        case RunFellSilent(limit_seconds=limit):
-            return f"nothing was heard of it for {limit:g} s"
-        case RunOverBudget(budget=budget, limit=limit, used=used):
-            return f"its budget of {limit:g} {budget} is used up ({used:g})"
-        case RunRefused(detail=detail) | RunStalled(detail=detail) | RunUnprepared(detail=detail):
-            return detail
-        case RunStarved(failures=failures, detail=detail):
-            return f"the model could not be reached {failures} times in a row: {detail}"
-        case RunCrashLooped(epochs=epochs):
-            return f"its runners died {epochs} times without getting further"
-        case RunCancelled(reason=reason):
-            return reason
-        case _:
-            return ""

@@ -11,10 +11,16 @@ from datetime import datetime, timedelta
 
 from events.conversation import Conversation
 from events.envelope import Recorded
-from events.environment import ENVIRONMENT, CallEnd, Environment, EnvironmentPreparationFailed
+from events.environment import (
+    ENVIRONMENT,
+    CallEnd,
+    Environment,
+    EnvironmentPreparationFailed,
+    ReconciliationFailed,
+)
 from events.kernel import Event
 from events.lineage import ForkedFrom
-from events.run import AnswerReceived, RunStarted, ToolCallRefused, ToolCallRequested
+from events.run import AnswerReceived, RunDiverged, RunReconciled, RunStarted, ToolCallRefused, ToolCallRequested
 from events.task_state import TASK, Task
 from infra.lineage import ancestors
 from infra.ports import EventLog
@@ -29,6 +35,7 @@ class History:
         self.environment: Environment = ENVIRONMENT.initial(environment_id)
         self.task: Task = TASK.initial(task_id)
         self.preparation_failure: EnvironmentPreparationFailed | None = None
+        self.reconciliation_failure: ReconciliationFailed | None = None
         self.started_at: datetime | None = None
         self.waited_for_people = timedelta()
         self._run_id = run_id
@@ -75,6 +82,10 @@ class History:
                 self.started_at = time
             elif isinstance(event, ToolCallRequested) and event.tool == "ask_human":
                 self._asked_at[event.call_id] = time
+            elif isinstance(event, RunDiverged):
+                self._asked_at[event.divergence_id] = time
+            elif isinstance(event, RunReconciled) and event.divergence_id in self._asked_at:
+                self.waited_for_people += time - self._asked_at.pop(event.divergence_id)
             elif isinstance(event, AnswerReceived) and event.call_id in self._asked_at:
                 self.waited_for_people += time - self._asked_at.pop(event.call_id)
             elif isinstance(event, ToolCallRefused):
@@ -107,6 +118,8 @@ class History:
             self.conversation.apply(event)
             if isinstance(event, EnvironmentPreparationFailed):
                 self.preparation_failure = event
+            elif isinstance(event, ReconciliationFailed):
+                self.reconciliation_failure = event
             elif isinstance(event, CallEnd) and event.tool == "program":
                 self._call_ends[event.call_id] = event
         return True

@@ -13,7 +13,8 @@ from events.run import RunRefused, RunSucceeded, ToolCallRequested
 from infra import semantics, telemetry
 from infra.ports import read_content, store_content
 from services.agent_runner.deciders import run as decider
-from services.agent_runner.driver import Driver, Ending
+from services.agent_runner.driver import Driver
+from services.agent_runner.ending import Ending
 from services.agent_runner.ports import Model, ModelAnswer, ModelRequest, ModelUnavailable
 
 TOKENS_A_PRICE = 1_000_000
@@ -21,7 +22,8 @@ TOKENS_A_PRICE = 1_000_000
 
 async def work(driver: Driver) -> None:
     """One turn after another. Every turn begins from what the log holds, so a resume needs no case of its own."""
-    agent = driver.command.agent
+    assert driver.run.started is not None
+    agent = driver.run.started.agent
     assert isinstance(agent, ModelAgent)
     try:
         model = driver.plumbing.open_model(agent)

@@ -9,13 +9,15 @@ from events.environment import ToolCallCompleted, ToolCallFailed
 from events.run import RunCrashed, RunFellSilent, RunSucceeded, RunTimedOut
 from infra.ports import read_content, store_content
 from services.agent_runner.deciders import run as decider
-from services.agent_runner.driver import Driver, Ending
+from services.agent_runner.driver import Driver
+from services.agent_runner.ending import Ending
 
 DETAIL_CHARACTERS = 2000
 
 
 async def work(driver: Driver) -> None:
-    agent = driver.command.agent
+    assert driver.run.started is not None
+    agent = driver.run.started.agent
     assert isinstance(agent, ProgramAgent)
     arguments = msgspec.json.encode({"argv": agent.command, "prompt": driver.command.prompt}).decode()
     content = await store_content(driver.plumbing.content, arguments)

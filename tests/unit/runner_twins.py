@@ -8,10 +8,20 @@ import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
-from events.agents import Limits
+from events.agents import Agent, Limits
 from events.content import Inline
 from events.envelope import CommandEnvelope
-from events.environment import ENVIRONMENT, ExecuteTool, PrepareEnvironment, ToolCallCompleted
+from events.environment import (
+    ENVIRONMENT,
+    EnvironmentInspected,
+    ExecuteTool,
+    InspectEnvironment,
+    PrepareEnvironment,
+    ReconcileEnvironment,
+    ToolCallCompleted,
+    WorkspaceDiverged,
+    WorkspaceReconciled,
+)
 from events.kernel import Command, Event
 from events.run import RUN, StartRun
 from events.task_state import TASK
@@ -59,11 +69,13 @@ class TalkingModel:
 
 
 class AnsweringBus:
-    """Keeps every command, and does what the environment-manager would do. ``answering`` is off: calls stay open."""
+    """Keeps every command, and does what the environment-manager would do. ``answering`` is off: calls stay open.
+    ``found`` is what it finds where it looks at the workspace."""
 
     def __init__(self, environments: EntityStore[object]) -> None:
         self.commands: list[Command] = []
         self.answering = True
+        self.found: tuple[WorkspaceDiverged, ...] = ()
         self._environments = environments
         self._working: set[asyncio.Task[object]] = set()
 
@@ -76,11 +88,16 @@ class AnsweringBus:
         self.commands.append(command)
         if isinstance(command, PrepareEnvironment):
             self._append(envelope, PREPARED)
+        elif isinstance(command, InspectEnvironment):
+            self._append(envelope, *self.found, EnvironmentInspected(inspection_id=command.inspection_id))
+        elif isinstance(command, ReconcileEnvironment):
+            self.found = ()
+            self._append(envelope, WorkspaceReconciled(choice=command.choice, checkpoint="c9", tree="t9"))
         elif isinstance(command, ExecuteTool) and self.answering:
             self._append(envelope, ended(command.call_id))
 
-    def _append(self, envelope: CommandEnvelope, event: Event) -> None:
-        decide = self._environments.decide(envelope.entity_id, Cause(id=f"{envelope.id}-done"), lambda state: (event,))
+    def _append(self, envelope: CommandEnvelope, *events: Event) -> None:
+        decide = self._environments.decide(envelope.entity_id, Cause(id=f"{envelope.id}-done"), lambda state: events)
         task = asyncio.create_task(decide)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
@@ -116,6 +133,7 @@ class Runs:
             limits=limits or Limits(steps=50),
             repository_url="/repositories/shop",
         )
+        self.configured: dict[str, Agent] = {}
         self._count = 0
 
     async def ask_for_the_run(self) -> None:
@@ -142,7 +160,8 @@ class Runs:
             clock=self.clock,
             watch=watch,
             open_model=lambda agent: self.model,
-            system_prompt=lambda agent: "Be good.",
+            system_prompt=lambda agent: getattr(agent, "instructions", "") or "Be good.",
+            configured=self.configured.get,
             host="here",
             runner=f"runner-{self._count}",
             backoff_seconds=0.01,
