@@ -282,7 +282,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     started: RunStarted | None = None
-    started_at: datetime | None = None
     epoch: int = 0
     host: str = ""
     runner: str = ""

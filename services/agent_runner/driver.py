@@ -379,11 +379,12 @@ class Driver:
         return None
 
     def _seconds_left(self) -> float:
-        """Time that is left, folded from the log: a resume never resets it, and waiting for people is free."""
+        """Time that is left, folded from the log: a resume never resets it. Waiting, for people or for a runner, is
+        free."""
         now = self.plumbing.clock.now()
         asked_at = self.history.waiting_for_people_since()
         waiting = now - asked_at if asked_at is not None else timedelta()
-        used = now - (self.history.started_at or now) - self.history.waited_for_people - waiting
+        used = now - (self.history.started_at or now) - self.history.uncounted - waiting
         return self.command.limits.seconds - used.total_seconds()
 
     async def _take_answers(self) -> None:

@@ -20,7 +20,15 @@ from events.environment import (
 )
 from events.kernel import Event
 from events.lineage import ForkedFrom
-from events.run import AnswerReceived, RunDiverged, RunReconciled, RunStarted, ToolCallRefused, ToolCallRequested
+from events.run import (
+    AnswerReceived,
+    RunDiverged,
+    RunReconciled,
+    RunResumed,
+    RunStarted,
+    ToolCallRefused,
+    ToolCallRequested,
+)
 from events.task_state import TASK, Task
 from infra.lineage import ancestors
 from infra.ports import EventLog
@@ -37,7 +45,9 @@ class History:
         self.preparation_failure: EnvironmentPreparationFailed | None = None
         self.reconciliation_failure: ReconciliationFailed | None = None
         self.started_at: datetime | None = None
-        self.waited_for_people = timedelta()
+        # Time that does not count against the run's limit: waiting for people, and while nobody held the run.
+        self.uncounted = timedelta()
+        self._last_at: datetime | None = None
         self._run_id = run_id
         self._call_ends: dict[str, CallEnd] = {}
         self._asked_at: dict[str, datetime] = {}
@@ -85,11 +95,14 @@ class History:
             elif isinstance(event, RunDiverged):
                 self._asked_at[event.divergence_id] = time
             elif isinstance(event, RunReconciled) and event.divergence_id in self._asked_at:
-                self.waited_for_people += time - self._asked_at.pop(event.divergence_id)
+                self.uncounted += time - self._asked_at.pop(event.divergence_id)
             elif isinstance(event, AnswerReceived) and event.call_id in self._asked_at:
-                self.waited_for_people += time - self._asked_at.pop(event.call_id)
+                self.uncounted += time - self._asked_at.pop(event.call_id)
             elif isinstance(event, ToolCallRefused):
                 self._asked_at.pop(event.call_id, None)  # Nobody was asked.
+            elif isinstance(event, RunResumed) and self._last_at is not None and not self._asked_at:
+                self.uncounted += max(timedelta(), time - self._last_at)
+        self._last_at = time
 
     def receive(self, record: Recorded) -> None:
         if self._early is not None:
@@ -113,6 +126,7 @@ class History:
         if entity == TASK.name:
             self.task = TASK.fold_onto(self.task, events)
             return True
+        self._last_at = record.envelope.time
         for event in events:
             self.environment = ENVIRONMENT.evolve(self.environment, event)
             self.conversation.apply(event)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 BASE = "/api/v1"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
+# A host may first have to write out a workspace, or to pack a history.
+LONG_ANSWER_SECONDS = 180.0
 
 # The gateway sends a comment every 10 s on a quiet stream; a longer silence means a dead connection.
 STREAM_SILENCE_SECONDS = 30.0
@@ -85,6 +87,17 @@ class Gateway:
     def text(self, path: str) -> str:
         """The answer as it is, for what is no JSON."""
         return self._send("GET", path).text
+
+    def raw(self, path: str, **parameters: Any) -> bytes:
+        """The bytes of the answer. Parameters that are None or empty are left out."""
+        given = {k: v for k, v in parameters.items() if v not in (None, "")}
+        return self._send("GET", path, params=given, timeout=LONG_ANSWER_SECONDS).content
+
+    def upload(self, path: str, chunks: Iterator[bytes], **parameters: Any) -> Any:
+        """Send bytes, and answer with the decoded answer."""
+        given = {k: v for k, v in parameters.items() if v not in (None, "")}
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._ask("POST", path, params=given, content=chunks, headers=headers, timeout=LONG_ANSWER_SECONDS)
 
     def stream(
         self, path: str, last_id: str = "", *, silence_seconds: float = STREAM_SILENCE_SECONDS, **parameters: Any

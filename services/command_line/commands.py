@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from services.command_line import (
+    bundles,
     demo,
     doctor,
+    forking,
     history,
     operations,
     projects,
@@ -42,6 +44,10 @@ app.add_typer(pull_requests.commands, name="pr")
 app.command()(history.logs)
 app.command()(history.events)
 app.command()(replaying.replay)
+app.command()(forking.fork)
+app.command()(bundles.export)
+app.command("import")(bundles.import_bundle)
+app.command()(bundles.imports)
 app.command()(operations.queue)
 app.command()(operations.environments)
 app.command()(operations.notifications)

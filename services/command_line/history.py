@@ -13,6 +13,7 @@ from services.command_line.client import Gateway, ServerEvent, Silent
 from services.command_line.failures import INVALID, NOT_FOUND, Failure
 from services.command_line.narration import sentence
 from services.command_line.options import AsJson, gateway
+from services.command_line.past import located
 from services.command_line.watching import INTERRUPTED, follow
 
 PAGE = 500
@@ -71,7 +72,7 @@ def run_of(api: Gateway, id: str) -> str:
 def events(
     context: typer.Context,
     task: Annotated[str, typer.Option(help="Of a task, its runs, environments and pull request.")] = "",
-    run: Annotated[str, typer.Option(help="Of a run.")] = "",
+    run: Annotated[str, typer.Option(help="Of a run; of an imported one: imported/NAME.")] = "",
     environment: Annotated[str, typer.Option(help="Of an environment.")] = "",
     after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence.")] = 0,
     follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
@@ -86,13 +87,20 @@ def events(
         raise Failure(message, exit_code=INVALID)
     selection = {"task": task, "run": run, "environment": environment}
     with gateway(context) as api:
-        if task:
+        within = located(api, task or run or environment)
+        if within.prefix:
+            if follow_on:
+                message = f"{within.prefix.strip('/')} does not change: leave out --follow."
+                raise Failure(message, exit_code=INVALID)
+            selection = {name: within.id if given else "" for name, given in selection.items()}
+        elif task:
             api.get(f"/tasks/{task}")
         elif run:
             api.get(f"/runs/{run}")
         elif environment:
             api.get(f"/environments/{environment}")
-        source = _followed(api, after, selection) if follow_on else _pages(api, after, selection)
+        pages = _pages(api, after, selection, within.prefix)
+        source = _followed(api, after, selection) if follow_on else pages
         try:
             for decision in source:
                 if as_json:
@@ -103,9 +111,9 @@ def events(
             raise typer.Exit(INTERRUPTED) from None
 
 
-def _pages(api: Gateway, after: int | None, selection: dict[str, str]) -> Iterator[Any]:
+def _pages(api: Gateway, after: int | None, selection: dict[str, str], prefix: str) -> Iterator[Any]:
     while after is not None:
-        page = api.get("/events", after=after, limit=PAGE, **selection)
+        page = api.get(f"{prefix}/events", after=after, limit=PAGE, **selection)
         yield from page["items"]
         after = page["next"]
 

@@ -16,7 +16,7 @@ GOOD, BAD, ODD, FAINT = "green", "red", "yellow", "dim"
 
 _SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
     "ProjectAdded": (lambda e: f"project added: {e['settings']['repository']['url']}", ""),
-    "TaskSubmitted": (lambda e: f"task submitted: {e['specification']['title']}", ""),
+    "TaskSubmitted": (lambda e: f"task submitted: {e['specification']['title']}{_origin(e)}", ""),
     "RunRequested": (lambda e: f"{e['stage']}: attempt {e['attempt']} with agent {e['agent_name']}", "bold"),
     "RunRecorded": (lambda e: f"{e['stage']}: the agent is done", ""),
     "RunFailureRecorded": (lambda e: f"{e['stage']}: the attempt failed ({_cause(e)}){_retry(e)}", ODD),
@@ -98,6 +98,11 @@ def content(value: Any, limit: int = 160) -> str:
 
 def _cause(event: Event) -> str:
     return ": ".join(part for part in (event["cause"], shortened(event["detail"])) if part)
+
+
+def _origin(event: Event) -> str:
+    source = event["forked_from"]
+    return f" (goes on from {source['run_id']} at {source['sequence']})" if source else ""
 
 
 def _retry(event: Event) -> str:

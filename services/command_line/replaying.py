@@ -1,38 +1,74 @@
-"""``cairn replay``: a run or a task as it was at any sequence or time. Read-only; nothing happens by it."""
+"""``cairn replay``: a run, a task or the whole board as it was at any sequence or time. Nothing happens by it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from services.command_line import console
-from services.command_line.client import Gateway
-from services.command_line.failures import NOT_FOUND, Failure
+from services.command_line.failures import INVALID, Failure
 from services.command_line.narration import sentence
 from services.command_line.options import AsJson, gateway
+from services.command_line.past import BOARD, Past
+from services.command_line.stepping import Stepper
+from services.command_line.unpacking import check_target, unpack
 
-PAGE = 500
 SHOWN_EVENTS = 20
 
 
 def replay(
     context: typer.Context,
-    id: Annotated[str, typer.Argument(help="A run or a task.")],
+    id: Annotated[
+        str, typer.Argument(metavar="ID", help="A run, a task, or `board`; of an imported bundle: imported/NAME.")
+    ],
     at: Annotated[
         str, typer.Option(help="A sequence of the log, or a time such as 2026-05-01T12:00:00Z; else now.")
     ] = "",
+    step: Annotated[bool, typer.Option("--step", help="Step through it: n, p, g SEQUENCE, d (diff), q.")] = False,
+    diff: Annotated[
+        bool,
+        typer.Option("--diff", help="What the step at --at changed in the workspace; without --at, the whole run."),
+    ] = False,
+    checkout: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the run's workspace as it was into this empty folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A run or task as it was at any time."""
+    """A run, a task or the whole board as it was at any time."""
+    if sum((step, diff, checkout is not None)) > 1:
+        message = "--step, --diff and --checkout each do one thing: use one."
+        raise Failure(message, exit_code=INVALID)
+    if checkout is not None:
+        check_target(checkout)
     with gateway(context) as api:
-        past = _past(api, id, at)
-        if as_json:
-            console.show_json(past)
-            return
-        _show(past)
-        history = list(_until(api, past["entity"], id, past["sequence"]))
+        past = Past(api, id)
+        if step:
+            Stepper(past, sys.stdin).run(at)
+        elif diff:
+            sys.stdout.write(past.diff(at, since=None if at else 0))
+        elif checkout is not None:
+            unpack(past.workspace(at), checkout)
+            console.say(f"Wrote the workspace of {past.id} as it was to {checkout}.", style="green")
+        elif as_json:
+            console.show_json(past.at(at))
+        else:
+            _show(past, at)
+
+
+def _show(past: Past, at: str) -> None:
+    then = past.at(at)
+    show_state(past.kind, then)
+    if past.kind == BOARD:
+        return
+    history = [
+        (decision["sequence"], event)
+        for decision in past.steps()
+        if decision["sequence"] <= then["sequence"]
+        for event in decision["events"]
+    ]
     hidden = len(history) - SHOWN_EVENTS
     console.say(f"\nHow it came there{f' ({hidden} events before are left out)' if hidden > 0 else ''}:", style="bold")
     for sequence, event in history[-SHOWN_EVENTS:]:
@@ -40,31 +76,27 @@ def replay(
         console.say(f"{sequence:>7}  {text}", style=style or None)
 
 
-def _past(api: Gateway, id: str, at: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = api.get(f"/replay/task/{id}", at=at)
-    except Failure as failure:
-        if failure.exit_code != NOT_FOUND:
-            raise
-        try:
-            found = api.get(f"/replay/run/{id}", at=at)
-        except Failure as other:
-            # The first answer is the better one where it says that the task did not exist yet.
-            raise (failure if "yet" in str(failure) else other) from other
-    return found
-
-
-def _show(past: dict[str, Any]) -> None:
-    state = past["state"]
+def show_state(kind: str, then: dict[str, Any]) -> None:
+    """What was, in tables."""
+    when = f"sequence {then['sequence']}, {console.when(then['time'])}"
+    if kind == BOARD:
+        console.fields({"board": "", "as of": when, **then["by_status"]})
+        rows = [
+            (task["id"], task["status"], console.shortened(task["title"], 60), _stages(task)) for task in then["tasks"]
+        ]
+        console.table(["task", "status", "title", "stages"], rows, empty="There was no task.")
+        return
+    state = then["state"]
+    later = then["later_decisions"]
     console.fields(
         {
-            past["entity"]: past["id"],
-            "as of": f"sequence {past['sequence']}, {console.when(past['time'])}",
-            "status": past["status"],
-            "later": f"{past['later_decisions']} decisions followed" if past["later_decisions"] else "nothing followed",
+            then["entity"]: then["id"],
+            "as of": when,
+            "status": then["status"],
+            "later": f"{later} decisions followed" if later else "nothing followed",
         }
     )
-    if past["entity"] == "run":
+    if kind == "run":
         console.fields(
             {
                 "last step": state.get("last"),
@@ -86,22 +118,13 @@ def _show(past: dict[str, Any]) -> None:
     )
 
 
+def _stages(task: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {position}" for name, position in task["stages"].items())
+
+
 def _position(stage: dict[str, Any]) -> str:
     return str(stage.get("position", {}).get("type", "Waiting")).lower()
 
 
 def _line(text: Any) -> str:
     return console.shortened(str(text or ""), 80)
-
-
-def _until(api: Gateway, entity: str, id: str, sequence: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """What happened to the entity up to ``sequence``, for a run also in its environment."""
-    after: int | None = 0
-    while after is not None:
-        page = api.get("/events", **{entity: id}, after=after, limit=PAGE)
-        for decision in page["items"]:
-            if decision["sequence"] > sequence:
-                return
-            for event in decision["events"]:
-                yield decision["sequence"], event
-        after = page["next"]

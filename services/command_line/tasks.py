@@ -168,6 +168,7 @@ def _show(task: dict[str, Any], why: str = "") -> None:
             "why": task["reason"] or why,
             "agent": task["agent"],
             "depends on": task["depends_on"],
+            "forked from": _origin(task.get("forked_from")),
             "criteria": "\n".join(specification.get("acceptance_criteria", [])),
             "branch": task["branch"],
             "pull request": _pull_request(task),
@@ -193,6 +194,10 @@ def _show(task: dict[str, Any], why: str = "") -> None:
         if question.get("answer") is None:
             console.say(f"It asks: {question['question']}", style="yellow")
             console.note(f'Answer it: cairn task answer {task["id"]} "…" --call {question["call_id"]}')
+
+
+def _origin(forked_from: dict[str, Any] | None) -> str:
+    return f"{forked_from['run_id']} at {forked_from['sequence']}" if forked_from else ""
 
 
 def _pull_request(task: dict[str, Any]) -> str:

@@ -165,6 +165,9 @@ class Executor:
             except Transient as error:
                 logger.warning("call delayed", call=command.call_id, error=str(error))
                 await asyncio.sleep(max(RETRY_SECONDS, error.delay_seconds))
+            except OSError as error:
+                logger.warning("call delayed by this host", call=command.call_id, error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
             except CairnError as error:
                 logger.error("call not executed", call=command.call_id, error=str(error))
                 return
@@ -357,7 +360,7 @@ class Executor:
         try:
             if command.call_id in room.interrupted:
                 await processes.interrupt(room.id, process_id)
-            async with plumbing.output.of(command.run_id, command.call_id, redactor) as write:
+            async with plumbing.output.of(command.run_id, process_id, redactor) as write:
                 exit = await processes.wait(room.id, process_id, write)
         finally:
             room.processes.pop(command.call_id, None)

@@ -124,13 +124,13 @@ def unpack_checkpoints(bundle: Bundle, repository: Path) -> None:
     attributes = repository / "info" / "attributes"
     attributes.parent.mkdir(exist_ok=True)
     # What is packed is the workspace as it was, not what its .gitattributes would make of it.
-    attributes.write_text("* -export-ignore -export-subst -text -eol\n", encoding="utf-8")
+    attributes.write_text("* -export-ignore -export-subst\n", encoding="utf-8")
     for name in bundle.manifest.files:
         if name.startswith("checkpoints/"):
             with tempfile.NamedTemporaryFile(dir=repository, suffix=".bundle") as file:
                 file.write(bundle.file(name))
                 file.flush()
-                _git(repository, "-c", "fetch.fsckObjects=true", "fetch", "--quiet", file.name, "+refs/*:refs/*")
+                _git(repository, "fetch", "--quiet", file.name, "+refs/*:refs/*")
 
 
 def _git(repository: Path, *arguments: str) -> bytes:

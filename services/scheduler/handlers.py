@@ -155,8 +155,12 @@ class Handlers:
             message = f"there is no project {envelope.entity_id!r}: add it with `cairn project add`."
             raise NotFound(message, slug="project-not-found")
         settings = project.settings
+        if command.specification.project != project.id:
+            message = f"the task names project {command.specification.project!r}, and was sent to {project.id!r}."
+            raise Invalid(message)
         agent = command.specification.agent
-        self._check_agents({agent} if agent else set(settings.roles.values()))
+        roles = {stage.role for stage in settings.pipeline.stages if stage.role}
+        self._check_agents({agent or settings.roles.get(role, role) for role in roles})
 
         def submit(task: Task, number: int) -> Sequence[Event]:
             depends_on = command.specification.depends_on
