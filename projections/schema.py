@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infra.postgres import Connection
 
 # Raised with every change of the tables or of a fold.
-VERSION = 1
+VERSION = 2
 
 TABLES = (
     "projects",

@@ -27,7 +27,7 @@ LIMIT $4
 SELECT * FROM board WHERE id = ANY($1::text[])
 
 -- name: task
-SELECT board.*, task.specification, task.pipeline, task.questions
+SELECT board.*, task.specification, task.forked_from, task.pipeline, task.questions
 FROM board JOIN tasks AS task ON task.id = board.id
 WHERE board.id = $1
 

@@ -46,6 +46,7 @@ CREATE TABLE tasks (
     depends_on    text[]      NOT NULL, -- ids of tasks
     agent         text        NOT NULL, -- of the last run, before the first one what the task asks for
     specification json        NOT NULL, -- events.task.TaskSpecification
+    forked_from   json        NOT NULL, -- events.lineage.ForkedFrom, or null
     pipeline      json        NOT NULL, -- events.pipeline.Pipeline
     stages        json        NOT NULL, -- list of projections.task.StageView, in the pipeline's order
     questions     json        NOT NULL, -- list of events.task.Question

@@ -30,7 +30,7 @@ def replay(
     step: Annotated[bool, typer.Option("--step", help="Step through it: n, p, g SEQUENCE, d (diff), q.")] = False,
     diff: Annotated[
         bool,
-        typer.Option("--diff", help="What the step at --at changed in the workspace; without --at, the whole run."),
+        typer.Option("--diff", help="What the step at --at changed in the workspace; the whole run without."),
     ] = False,
     checkout: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the run's workspace as it was into this empty folder.")

@@ -128,7 +128,8 @@ class TestReplay:
 
     def test_before_it_began(self, run: Run, gateway: StubGateway) -> None:
         """The message of the gateway says when it began."""
-        gateway.on("GET /replay/task/shop-1", problem(404, "not-yet", "task 'shop-1' did not exist yet at 1."))
+        not_yet = problem(404, "not-yet", "task 'shop-1' did not exist yet at 1.")
+        gateway.on("GET /replay/task/shop-1", Answer({"entity": "task"}), not_yet)
         result = run("replay", "shop-1", "--at", "1")
         assert result.exit_code == 4
         assert "did not exist yet" in result.stderr
