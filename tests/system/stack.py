@@ -107,7 +107,7 @@ class Feed:
     def kinds(self, of: str) -> list[str]:
         """The types of all that happened to an entity up to now."""
         with self._changed:
-            return [item.kind for item in self.happened if item.entity_id == of]
+            return [item.kind for item in self._of(of)]
 
     def told(self, of: str = "") -> str:
         """The last things that happened, each in a line."""
@@ -130,6 +130,9 @@ class Feed:
 
     def _like(self, kind: str, of: str, fields: Mapping[str, Any]) -> list[Happened]:
         return [item for item in self.happened if item.matches(kind, of, fields)]
+
+    def _of(self, id: str) -> list[Happened]:
+        return [item for item in self.happened if item.entity_id == id]
 
     def _follow(self) -> None:
         last_id = "0"
@@ -342,11 +345,12 @@ class SystemStack:
     # ---- looking behind it
 
     def logs(self) -> str:
-        """What the services complained of, and the end of what each said."""
+        """What the services complained of, and the last thing that each said."""
         told = []
         for path in sorted((self.home / "logs").glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
-            told += [f"== {path.name}", *[line for line in lines if '"warning"' in line or '"error"' in line][-15:]]
+            complaints = [line for line in lines if '"warning"' in line or '"error"' in line]
+            told += [f"== {path.name}", *complaints[-10:], *lines[-3:]]
         return "\n".join(told)
 
     def processes_below(self, directory: Path) -> list[psutil.Process]:
