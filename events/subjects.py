@@ -11,6 +11,7 @@ CALLS                cmd.<tenant>.environment-manager.<host>.call.<id>  derived 
                      cmd.<tenant>.environment-manager.<host>.checkpoint.<id>  questions: whoever asks can ask again
 OUTPUT               out.<tenant>.<run>                                 what processes print
 CONTENT              content.<tenant>.<digest>                          large payloads by SHA-256
+HOSTS                host.<tenant>.<host>                               each host's last sign of life, in memory
 DEAD_LETTERS         dead.<tenant>.<service>                            what could not be handled, with the reason
 ==================== ================================================== ============================================
 """
@@ -24,6 +25,7 @@ RUNS = "RUNS"
 CALLS = "CALLS"
 OUTPUT = "OUTPUT"
 CONTENT = "CONTENT"
+HOSTS = "HOSTS"
 DEAD_LETTERS = "DEAD_LETTERS"
 
 SCHEDULER = "scheduler"
@@ -69,6 +71,10 @@ def output(tenant: str, run: str) -> str:
 
 def content(tenant: str, digest: str) -> str:
     return f"content.{tenant}.{digest}"
+
+
+def host(tenant: str, name: str) -> str:
+    return f"host.{tenant}.{name}"
 
 
 def dead_letter(tenant: str, service: str) -> str:

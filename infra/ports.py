@@ -175,6 +175,19 @@ async def read_content(store: ContentStore, content: Content) -> str:
     return f"[content {content.digest} is not here]" if data is None else data.decode(errors="replace")
 
 
+class HostRegistry(Protocol):
+    """The last sign of life of each host."""
+
+    def announce(self, host: str) -> None:
+        """Say that ``host`` is there; it may get lost."""
+
+    async def silent_seconds(self, host: str) -> float:
+        """For how long nothing was heard of ``host``, at most since the registry was made. Raises ``Transient``."""
+
+    async def all(self) -> dict[str, float]:
+        """Every host that was heard of, with how long it has been silent. Raises ``Transient``."""
+
+
 class Delivered(Protocol):
     """One command as it was handed to this process. Settle it once: ``ack``, ``nak`` or ``terminate``."""
 

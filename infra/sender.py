@@ -23,6 +23,10 @@ class Sender:
         """Durably; False where an open job of the same run is there already. Raises ``Transient``."""
         return await self._bus.send(service, target, self._envelope(entity, id, command, command_id, cause))
 
+    async def forward(self, service: str, target: str, envelope: CommandEnvelope) -> None:
+        """Hand a command on, as it came, to where it belongs by now. Raises ``Transient``."""
+        await self._bus.send(service, target, envelope)
+
     def cast(
         self, service: str, target: str, entity: str, id: str, command: Command, *, command_id: str, cause: Cause
     ) -> None:

@@ -13,7 +13,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -66,6 +66,8 @@ class Scheduling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``lease_seconds`` is how long a run waits for its runner to show life before another one takes it.
 
+    ``bundle_checkpoints`` keeps every checkpoint in the content store too, so that another host can take over when
+    this one is lost; ``auto`` is ``always``, but for `cairn up`, which is one host.
     ``model_backoff_seconds`` is the first wait for a model that flinched; it doubles up to 600 s.
     """
 
@@ -76,6 +78,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model_backoff_seconds: float = 10.0
     grace_seconds: float = 20.0
     output_limit_bytes: int = 1_073_741_824
+    bundle_checkpoints: Literal["auto", "always", "never"] = "auto"
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -164,6 +164,9 @@ class Stack:
             # Six services share these settings: each takes a free port and tells it in its run file.
             "CAIRN_TELEMETRY__HEALTH_PORT": "0",
         }
+        if self._settings.worker.bundle_checkpoints == "auto":
+            # The store lies on the same disk as the workspaces: whoever loses the one loses the other.
+            environment["CAIRN_WORKER__BUNDLE_CHECKPOINTS"] = "never"
         if self._settings_file is not None:
             environment["CAIRN_SETTINGS"] = str(self._settings_file)
         return environment

@@ -19,6 +19,7 @@ from infra.jetstream.command_bus import JetStreamCommandBus
 from infra.jetstream.content_store import JetStreamContentStore
 from infra.jetstream.dead_letters import JetStreamDeadLetters
 from infra.jetstream.event_log import JetStreamEventLog
+from infra.jetstream.host_registry import JetStreamHostRegistry
 from infra.jetstream.output_store import JetStreamOutputStore
 from infra.jetstream.requests import Requests
 from infra.jetstream.source import JetStreamCommandSource
@@ -35,7 +36,8 @@ FLUSH_SECONDS = 2
 
 
 class JetStream:
-    """``log``, ``commands``, ``source``, ``content``, ``output`` and ``dead_letters`` implement ``infra.ports``."""
+    """``log``, ``commands``, ``source``, ``content``, ``output``, ``dead_letters`` and ``hosts`` implement
+    ``infra.ports``."""
 
     def __init__(self, settings: Settings, client: LeanClient, requests: Requests) -> None:
         tenant = settings.tenant
@@ -45,6 +47,7 @@ class JetStream:
         self.content = JetStreamContentStore(requests, tenant)
         self.output = JetStreamOutputStore(requests, tenant)
         self.dead_letters = JetStreamDeadLetters(requests, tenant)
+        self.hosts = JetStreamHostRegistry(requests, tenant)
         self._settings = settings
         self._client = client
         self._requests = requests

@@ -15,6 +15,7 @@ SECOND = 1_000_000_000
 DUPLICATE_WINDOW = 120 * SECOND
 # Longer than the duplicate window and than any lease; a call that nobody took by then is sent again from the log.
 CALLS_MAX_AGE = 600 * SECOND
+HOSTS_MAX_AGE = 24 * 3600 * SECOND
 OUTPUT_MAX_AGE = 7 * 24 * 3600 * SECOND
 OUTPUT_MAX_BYTES = 16 * 1024**3
 
@@ -77,6 +78,15 @@ def stream_configs(tenant: str, replicas: int) -> list[dict[str, Any]]:
             "max_msgs_per_subject": 1,
             "allow_direct": True,
         },
+        base
+        | {
+            "name": subjects.HOSTS,
+            "subjects": ["host.>"],
+            "storage": "memory",
+            "retention": "limits",
+            "max_msgs_per_subject": 1,
+            "max_age": HOSTS_MAX_AGE,
+        },
         base | facts | {"name": subjects.DEAD_LETTERS, "subjects": ["dead.>"], "allow_direct": True},
     ]
 
@@ -121,7 +131,7 @@ async def verify_streams(requests: Requests, tenant: str, replicas: int) -> None
         for key, wanted, found in _differences(config, actual):
             if key in {"max_bytes", "max_age", "max_msgs", "num_replicas"} and name != subjects.events_stream(tenant):
                 continue  # How much of these is kept, and how safely, is the operator's to decide.
-            if key == "storage" and name == subjects.CALLS:
+            if key == "storage" and name in {subjects.CALLS, subjects.HOSTS}:
                 continue  # A file costs time, and survives a restart that nobody is there to repair.
             if key == "num_replicas" and isinstance(found, int) and found >= replicas:
                 continue

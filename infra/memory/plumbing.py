@@ -7,13 +7,15 @@ from collections.abc import Callable
 from infra.clock import SystemClock
 from infra.memory.command_bus import MemoryCommandBus
 from infra.memory.event_log import MemoryEventLog
+from infra.memory.host_registry import MemoryHostRegistry
 from infra.memory.queues import MemoryCommandSource
 from infra.memory.stores import MemoryContentStore, MemoryDeadLetters, MemoryOutputStore
 from infra.ports import Clock
 
 
 class Memory:
-    """``log``, ``commands``, ``source``, ``content``, ``output`` and ``dead_letters`` implement ``infra.ports``."""
+    """``log``, ``commands``, ``source``, ``content``, ``output``, ``dead_letters`` and ``hosts`` implement
+    ``infra.ports``."""
 
     connected = True
 
@@ -25,6 +27,7 @@ class Memory:
         self.content = MemoryContentStore()
         self.output = MemoryOutputStore(clock)
         self.dead_letters = MemoryDeadLetters(self.source, clock)
+        self.hosts = MemoryHostRegistry(clock)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """The connection never breaks, so ``callback`` is never called."""

@@ -10,6 +10,7 @@ from events.agents import Agent, ModelAgent
 from events.run import RUN
 from infra.consuming import consumer
 from infra.entities import EntityStore
+from infra.hosts import Hosts
 from infra.secrets import resolve
 from infra.sender import Sender
 from infra.service import Runtime, run
@@ -48,6 +49,8 @@ class AgentRunner:
         settings, jetstream = runtime.settings, runtime.jetstream
         self._watch = Watch(jetstream.log)
         self._models = models
+        hosts = Hosts(jetstream.hosts, runtime.clock, own=settings.host, lease_seconds=settings.worker.lease_seconds)
+        jetstream.on_reconnect(hosts.reconnected)
         plumbing = Plumbing(
             log=jetstream.log,
             runs=EntityStore(jetstream.log, RUN, runtime.clock),
@@ -61,6 +64,7 @@ class AgentRunner:
             host=settings.host,
             runner=runner,
             backoff_seconds=settings.worker.model_backoff_seconds,
+            hosts=hosts,
         )
         handlers = Handlers(plumbing)
         jetstream.on_reconnect(handlers.send_again_soon)

@@ -40,6 +40,7 @@ from events.run import (
 from events.task import AskQuestion, RecordRunFailed, RecordRunSucceeded, StageResult
 from infra import semantics, telemetry
 from infra.entities import Cause, EntityStore
+from infra.hosts import Hosts
 from infra.ports import Clock, ContentStore, EventLog, read_content
 from infra.sender import Sender
 from services.agent_runner.deciders import run as decider
@@ -55,6 +56,7 @@ T = TypeVar("T")
 
 LOOK_SECONDS = 0.5
 RESEND_SECONDS = 10.0
+BUNDLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Plumbing:
     host: str
     runner: str
     backoff_seconds: float
+    hosts: Hosts
 
 
 Work = Callable[["Driver"], Awaitable[None]]
@@ -97,6 +100,7 @@ class Driver:
         self._waiter: asyncio.Future[None] | None = None
         self._scope: asyncio.Timeout | None = None
         self._resend_at = 0.0
+        self._displaced = False
         self._texts: dict[str, str] = {}
         self._spans: dict[str, telemetry.Span] = {}
 
@@ -142,6 +146,8 @@ class Driver:
                     await self._go_on(work)
         except Ending as ending:
             event = ending.event
+            if isinstance(event, RunSucceeded):
+                await self._bundled()
             for call in self.open_calls():
                 self._cast(InterruptCall(call_id=call.call_id, reason=RUN_ENDS[type(event)]), call.call_id + "-i")
             await self.decide(lambda run: decider.end(run, self.epoch, event))
@@ -177,11 +183,12 @@ class Driver:
         system = plumbing.system_prompt(self.command.agent)
         self.epoch = self.run.epoch + 1
         waiting, after = bool(self.open_calls()), self._last_result()
+        host = await self._present_host()
         await self.decide(
             lambda run: decider.begin(
                 run,
                 self.command,
-                host=self._host(),
+                host=host,
                 runner=plumbing.runner,
                 system=system,
                 waiting=waiting,
@@ -199,16 +206,21 @@ class Driver:
 
     # ---- the environment and its calls
 
-    def _host(self) -> str:
-        """Where the run's calls are executed: where its workspace stands already, else here."""
-        environment = self.history.environment
-        return environment.host if environment.stands else self.plumbing.host
+    async def _present_host(self, *, settled: bool = True) -> str:
+        """Where the run's calls go: to the host of its environment while that one lives, else here."""
+        environment, hosts = self.history.environment, self.plumbing.hosts
+        if not environment.stands or environment.prepared is None or environment.host == self.plumbing.host:
+            return self.plumbing.host
+        is_gone = hosts.settled_gone if settled else hosts.is_gone
+        if environment.prepared.bundled and await is_gone(environment.host):
+            return self.plumbing.host
+        return environment.host
 
     async def _prepared(self) -> None:
-        """Make sure that the workspace stands."""
+        """Make sure that the workspace stands where the run's calls go."""
 
         def stands() -> bool:
-            return self.history.environment.stands
+            return self.history.environment.stands and self.history.environment.host == self.run.host
 
         command = PrepareEnvironment(
             task_id=self.command.task_id,
@@ -228,6 +240,10 @@ class Driver:
         failure = self.history.preparation_failure
         if failure is not None and not stands():
             raise Ending(RunUnprepared(cause=failure.cause, detail=failure.detail, retryable=failure.retryable))
+        lost = [call for call in self.history.environment.lost_calls if call.startswith(f"{self.id}-c")]
+        if lost:
+            detail = f"what {', '.join(lost)} changed in the workspace is lost with the host that it was on"
+            raise Ending(RunUnprepared(cause="changes-lost", detail=detail, retryable=True))
 
     def open_calls(self) -> list[ToolCallRequested]:
         """The calls of the last turn without a result, but for ``submit``, which has none."""
@@ -336,6 +352,9 @@ class Driver:
         """Wait until ``done``; raises ``Ending`` where the run is cancelled or out of time before."""
         self._resend_at = asyncio.get_running_loop().time() + RESEND_SECONDS
         while not done():
+            if self._displaced:
+                message = f"the environment of run {self.id} does not live on {self.run.host} any more"
+                raise Transient(message, delay_seconds=0.0)
             await self._take_answers()
             self.raise_if_stopped()
             if done():
@@ -410,8 +429,17 @@ class Driver:
             if self._working and self._waiter is not None and now >= self._resend_at:
                 self._resend_at = now + RESEND_SECONDS
                 await self._send_again()
-            if self._stopped() is not None:
+            if self._stopped() is not None or await self._is_displaced():
                 self.changed()
+
+    async def _is_displaced(self) -> bool:
+        """Whether the run's calls must go to another host from now on: whoever takes the run then sends them there."""
+        if not self._displaced and self.history.environment.prepared is not None:
+            try:
+                self._displaced = await self._present_host(settled=False) != self.run.host
+            except Transient as error:
+                logger.warning("hosts unknown", run=self.id, error=str(error))
+        return self._displaced
 
     async def _send_again(self) -> None:
         try:
@@ -422,6 +450,22 @@ class Driver:
             logger.warning("not sent again yet", run=self.id, error=str(error))
 
     # ---- the end
+
+    async def _bundled(self) -> None:
+        """Wait until another host could go on from here, before anybody relies on it; not for ever."""
+
+        def done() -> bool:
+            environment = self.history.environment
+            wanted = environment.prepared is not None and environment.prepared.bundled
+            return not wanted or environment.bundled == environment.checkpoint
+
+        try:
+            async with asyncio.timeout(BUNDLE_SECONDS):
+                await self.until(done)
+        except TimeoutError:
+            logger.warning("its last checkpoint lies on one host only", run=self.id, host=self.run.host)
+        except Ending:
+            logger.info("ended while it was being bundled", run=self.id)
 
     async def _report(self) -> None:
         ended = self.run.ended

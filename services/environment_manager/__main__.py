@@ -10,6 +10,7 @@ from events.environment import ENVIRONMENT
 from events.pull_request import PULL_REQUEST
 from infra.consuming import consumer
 from infra.entities import EntityStore
+from infra.hosts import Hosts
 from infra.secrets import resolve
 from infra.sender import Sender
 from infra.service import Runtime, run
@@ -20,6 +21,7 @@ from services.environment_manager.checkpoints import CheckpointHandlers
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.handlers import Handlers
 from services.environment_manager.keeper import Keeper
+from services.environment_manager.moving import Moving
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import FileTools, Processes, Workspaces
 from services.environment_manager.pull_requests import PullRequestHandlers
@@ -47,14 +49,21 @@ class EnvironmentManager:
             resolve_secret=resolve,
             grace_seconds=settings.worker.grace_seconds,
             output_limit_bytes=settings.worker.output_limit_bytes,
+            host=settings.host,
+            bundle_checkpoints=settings.worker.bundle_checkpoints != "never",
         )
         self._runtime = runtime
+        self._hosts = Hosts(
+            jetstream.hosts, runtime.clock, own=settings.host, lease_seconds=settings.worker.lease_seconds
+        )
+        jetstream.on_reconnect(self._hosts.reconnected)
         self._executor = Executor(plumbing)
         checkpoints = CheckpointHandlers(plumbing.environments, workspaces, jetstream.content)
         pull_requests = PullRequestHandlers(
             EntityStore(jetstream.log, PULL_REQUEST, runtime.clock), workspaces, jetstream.content
         )
-        handlers = Handlers(plumbing, self._executor, pull_requests, host=settings.host)
+        moving = Moving(plumbing, self._executor, self._hosts)
+        handlers = Handlers(plumbing, self._executor, moving, pull_requests)
         self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare)
         tenant, host, service = settings.tenant, settings.host, subjects.ENVIRONMENT_MANAGER
         self._consumers = [
@@ -96,6 +105,7 @@ class EnvironmentManager:
 
     async def start(self) -> EnvironmentManager:
         """Agree with the log first: what was begun before goes on before anything new is taken."""
+        self._announcing = self._runtime.guard(asyncio.create_task(self._hosts.announce()))
         self._following = await self._keeper.start()
         for taking in self._consumers:
             await taking.start()
@@ -104,6 +114,7 @@ class EnvironmentManager:
 
     async def stop(self) -> None:
         self._keeping.cancel()
+        self._announcing.cancel()
         for taking in self._consumers:
             await taking.stop(STOP_SECONDS)
         await self._following.close()

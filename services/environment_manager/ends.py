@@ -1,6 +1,8 @@
-"""What the end of a process means: for the log, and for the gate that asked."""
+"""How calls end, as events: what the end of a process means for the log, and for the gate that asked."""
 
 from __future__ import annotations
+
+import asyncio
 
 from events.content import Content
 from events.environment import CallEnd, ExecuteTool, ToolCallCompleted, ToolCallFailed, ToolCallInterrupted
@@ -56,3 +58,23 @@ def verdict(ended: CallEnd) -> tuple[bool | None, str]:
     if ended.cause in ("timed-out", "idle", "output-limit"):
         return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
     return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()
+
+
+def since(began: float) -> int:
+    """Milliseconds since ``began``, a time of the event loop."""
+    return round((asyncio.get_running_loop().time() - began) * 1000)
+
+
+def failed(command: ExecuteTool, cause: str, detail: str, began: float) -> ToolCallFailed:
+    return ToolCallFailed(
+        call_id=command.call_id,
+        run_id=command.run_id,
+        tool=command.tool,
+        cause=cause,
+        detail=detail,
+        duration_ms=since(began),
+    )
+
+
+def interrupted(command: ExecuteTool, reason: str) -> ToolCallInterrupted:
+    return ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)

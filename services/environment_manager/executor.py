@@ -27,11 +27,10 @@ from events.environment import (
     ExecuteTool,
     InterruptCall,
     ToolCallCompleted,
-    ToolCallFailed,
     ToolCallInterrupted,
     ToolCallStarted,
 )
-from events.errors import CairnError, Permanent, Transient
+from events.errors import CairnError, Fenced, Permanent, Transient
 from events.kernel import Event, replace
 from events.task import RecordCheck
 from events.tools import Noop, Program, Shell, decode_arguments
@@ -41,6 +40,7 @@ from infra.ports import Clock, ContentStore, EventLog, read_content, store_conte
 from infra.redaction import Redactor
 from infra.sender import Sender
 from services.environment_manager import ends, tools
+from services.environment_manager.bundles import Bundles
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Workspaces
@@ -88,10 +88,23 @@ class Plumbing:
     resolve_secret: Callable[[str], str]
     grace_seconds: float
     output_limit_bytes: int
+    host: str
+    bundle_checkpoints: bool
 
 
 class Executor:
+    """``displaced`` is called with the id of an environment that turned out to live on another host by now."""
+
     def __init__(self, plumbing: Plumbing) -> None:
+        self.displaced: Callable[[str], None] = lambda id: None
+        self.bundles = Bundles(
+            plumbing.environments,
+            plumbing.workspaces,
+            plumbing.content,
+            plumbing.clock,
+            self.append,
+            enabled=plumbing.bundle_checkpoints,
+        )
         self._plumbing = plumbing
         self._rooms: dict[str, Room] = {}
 
@@ -106,6 +119,11 @@ class Executor:
     def works_on(self, id: str, call_id: str) -> bool:
         room = self._rooms.get(id)
         return room is not None and call_id in room.calls
+
+    def preparing(self, id: str) -> bool:
+        """Whether the environment's workspace is being made at this moment."""
+        room = self._rooms.get(id)
+        return room is not None and room.preparing > 0
 
     def begin(self, id: str, command: ExecuteTool, cause: Cause) -> None:
         """Start working on a call, or go on with it; nothing where that is under way already."""
@@ -149,10 +167,23 @@ class Executor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.bundles.stop()
 
     async def append(self, id: str, cause: Cause, decide: Callable[[Environment], tuple[Event, ...]]) -> Environment:
+        """Append what is decided. Raises ``Fenced`` where the environment lives on another host by now."""
+
+        def if_here(state: Environment) -> tuple[Event, ...]:
+            if decider.stands(state) and state.host != self._plumbing.host:
+                message = f"environment {id} lives on {state.host} now"
+                raise Fenced(message)
+            return decide(state)
+
         async with self.room(id).appending:
-            return (await self._plumbing.environments.decide(id, cause, decide)).state
+            try:
+                return (await self._plumbing.environments.decide(id, cause, if_here)).state
+            except Fenced:
+                self.displaced(id)
+                raise
 
     # ---- one call
 
@@ -213,6 +244,8 @@ class Executor:
 
     async def _end(self, room: Room, command: ExecuteTool, ended: CallEnd, cause: Cause) -> None:
         await self.append(room.id, _named(cause, command, "end"), lambda state: decider.end_call(state, ended))
+        if ended.checkpoint:
+            self.bundles.note(room.id)
 
     async def _state(self, room: Room) -> Environment:
         kept = self._plumbing.environments.peek(room.id)
@@ -235,15 +268,15 @@ class Executor:
                 message = f"{', '.join(left)} of environment {room.id} has to come to its end first"
                 raise Transient(message)
             if not begun and command.call_id in room.interrupted:
-                return _interrupted(command, room.interrupted[command.call_id])
+                return ends.interrupted(command, room.interrupted[command.call_id])
             # That a built-in tool without effects was begun matters to nobody; a process of one may be under way.
             if (command.effects != "none" or command.declared is not None) and not begun:
                 state = await self._started(room, command, cause)
             ended = await self._run(room, command, state, began, begun=begun)
         except tools.ToolRefused as error:
-            ended = _failed(command, error.cause, str(error), began)
+            ended = ends.failed(command, error.cause, str(error), began)
         except Permanent as error:
-            ended = _failed(command, error.slug, str(error), began)
+            ended = ends.failed(command, error.slug, str(error), began)
         if not decider.stands(state):
             return ended
         try:
@@ -253,7 +286,7 @@ class Executor:
                 async with room.changing:
                     return await self._with_checkpoint(room, command, ended)
         except Permanent as error:
-            return _failed(command, error.slug, str(error), began)
+            return ends.failed(command, error.slug, str(error), began)
         return ended
 
     async def _with_checkpoint(self, room: Room, command: ExecuteTool, ended: CallEnd) -> CallEnd:
@@ -318,7 +351,7 @@ class Executor:
             return await self._process(room, command, state, start, begun=begun)
         arguments = decode_arguments(command.tool, text)
         if isinstance(arguments, str):
-            return _failed(command, "invalid-arguments", arguments, began)
+            return ends.failed(command, "invalid-arguments", arguments, began)
         if isinstance(arguments, Shell | Program):
             return await self._process(room, command, state, start_of(directory, command, arguments), begun=begun)
         if begun and command.call_id not in room.resolved:
@@ -332,7 +365,7 @@ class Executor:
             call_id=command.call_id,
             run_id=command.run_id,
             tool=command.tool,
-            duration_ms=_since(began),
+            duration_ms=ends.since(began),
             content=await self._stored(self._redactor(room, state, command).redact(data)),
             output_bytes=len(data),
         )
@@ -451,22 +484,3 @@ def _process_id(state: Environment, command: ExecuteTool) -> str:
     """Each time that a call is executed again its process has another name."""
     again = state.uncertain.get(command.call_id, 0)
     return f"{command.call_id}.{again}" if again else command.call_id
-
-
-def _since(began: float) -> int:
-    return round((asyncio.get_running_loop().time() - began) * 1000)
-
-
-def _failed(command: ExecuteTool, cause: str, detail: str, began: float) -> ToolCallFailed:
-    return ToolCallFailed(
-        call_id=command.call_id,
-        run_id=command.run_id,
-        tool=command.tool,
-        cause=cause,
-        detail=detail,
-        duration_ms=_since(began),
-    )
-
-
-def _interrupted(command: ExecuteTool, reason: str) -> ToolCallInterrupted:
-    return ToolCallInterrupted(call_id=command.call_id, run_id=command.run_id, tool=command.tool, reason=reason)

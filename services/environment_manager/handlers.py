@@ -29,6 +29,7 @@ from infra.entities import Cause
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.inspection import Inspector
+from services.environment_manager.moving import Moving
 from services.environment_manager.pull_requests import PullRequestHandlers
 from services.environment_manager.reconcile import needless
 
@@ -37,15 +38,20 @@ logger = structlog.get_logger()
 
 class Handlers:
     def __init__(
-        self, plumbing: Plumbing, executor: Executor, pull_requests: PullRequestHandlers, *, host: str
+        self, plumbing: Plumbing, executor: Executor, moving: Moving, pull_requests: PullRequestHandlers
     ) -> None:
         self._plumbing = plumbing
         self._executor = executor
+        self._moving = moving
         self._pull_requests = pull_requests
-        self._host = host
         self._inspector = Inspector(plumbing, executor)
 
     async def handle(self, envelope: CommandEnvelope) -> Outcome | None:
+        if await self._moving.is_here(envelope):
+            await self._handle(envelope)
+        return None
+
+    async def _handle(self, envelope: CommandEnvelope) -> None:
         cause = Cause.of(envelope)
         match envelope.command:
             case PrepareEnvironment() as command:
@@ -63,7 +69,6 @@ class Handlers:
             case command:
                 message = f"{type(command).__name__} is no command for an environment."
                 raise CommandRejected(message, slug="unknown-command", status=400)
-        return None
 
     async def prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
         room = self._executor.room(id)
@@ -80,20 +85,26 @@ class Handlers:
         if decider.stands(state) or await self._is_needless(command.task_id):
             return
         restore = state.checkpoint if state.removed or state.lost else command.restore
+        bundles = self._executor.bundles
         try:
+            if restore:
+                await bundles.bring(id, state, restore)
+            for source, commit in zip(command.sources, command.bases, strict=False):
+                await bundles.bring(source, (await plumbing.environments.load(source))[0], commit)
             prepared = await plumbing.workspaces.prepare(
                 id, command.repository_url, base_branch=command.base_branch, bases=command.bases, restore=restore
             )
             for reference in command.secrets.values():
                 plumbing.resolve_secret(reference)
             await plumbing.processes.ready(id)
+            first = await bundles.first(command.repository_url, prepared)
         except Permanent as error:
             failed = EnvironmentPreparationFailed(task_id=command.task_id, cause=error.slug, detail=str(error))
             await self._executor.append(id, cause, lambda state: decider.fail_preparation(state, failed))
             return
         event = EnvironmentPrepared(
             task_id=command.task_id,
-            host=self._host,
+            host=plumbing.host,
             isolation=command.isolation,
             repository_url=command.repository_url,
             base_branch=prepared.base_branch,
@@ -102,8 +113,9 @@ class Handlers:
             tree=prepared.tree,
             workspace=str(prepared.workspace),
             secrets=command.secrets,
+            bundled=first is not None,
         )
-        await self._executor.append(id, cause, lambda state: decider.prepare(state, event))
+        await self._executor.append(id, cause, lambda state: decider.prepare(state, event, first))
         logger.info("prepared", environment=id)
 
     async def _is_needless(self, task_id: str) -> bool:
@@ -150,8 +162,13 @@ class Handlers:
             return BranchRefused(check_id=command.check_id, branch=branch, detail=f"environment {id} was never made.")
         url = state.prepared.repository_url
         message = f"{command.title}\n\nTask: {command.task_id}\n"
+        earlier = {item.commit for item in state.pushed.values() if isinstance(item, BranchPushed)}
+        earlier |= await self._pull_requests.heads(command.task_id)
         try:
-            published = await self._plumbing.workspaces.publish(url, command.commit, branch=branch, message=message)
+            await self._executor.bundles.bring(id, state, command.commit)
+            published = await self._plumbing.workspaces.publish(
+                url, command.commit, branch=branch, message=message, earlier=earlier
+            )
         except Permanent as error:
             return BranchRefused(check_id=command.check_id, branch=branch, detail=str(error))
         opening: dict[str, Any] = {

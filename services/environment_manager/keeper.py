@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -43,8 +44,9 @@ class Keeper:
         self._executor = executor
         self._prepare = prepare
         self._inspector = Inspector(plumbing, executor)
-        self._removals: set[asyncio.Task[None]] = set()
+        self._removals: set[asyncio.Task[object]] = set()
         self._agrees = True
+        executor.displaced = self._displaced
 
     async def start(self) -> Following:
         """Compare everything once; from then on a task that ends takes its environments with it."""
@@ -60,18 +62,15 @@ class Keeper:
     async def _keep_all(self) -> bool:
         """One that cannot be dealt with keeps nobody from the others: its turn comes again soon. False where there
         was one."""
-        agrees = True
         workspaces = self._plumbing.workspaces
-        for id in [*await workspaces.existing(), *await workspaces.vanished()]:
-            try:
-                await self._keep(id)
-            except CairnError as error:
-                logger.warning("not reconciled", environment=id, error=str(error))
-                agrees = False
-        return agrees
+        ids = [*await workspaces.existing(), *await workspaces.vanished()]
+        return all([await self._keep_one(id) for id in ids])
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
+        if environment.stands and environment.host != self._plumbing.host:
+            await self._leave(id, environment)
+            return
         busy = self._executor.busy(id)
         if not environment.stands and busy:
             return  # It is being prepared at this moment.
@@ -92,6 +91,7 @@ class Keeper:
                 return
         if environment.stands and self._plumbing.workspaces.stands(id):
             await self._plumbing.processes.ready(id)
+            self._executor.bundles.note(id)
 
     async def _carry_out(self, id: str, environment: Environment, action: reconcile.Action) -> None:
         match action:
@@ -143,6 +143,26 @@ class Keeper:
     async def _events(self, entity: str, id: str) -> list[Event]:
         return [event for record in await self._log.load(entity, id) for event in record.envelope.events]
 
+    async def _leave(self, id: str, environment: Environment) -> None:
+        """It lives on another host: what is left of it here ends. Nothing is said in the log, which is not ours."""
+        if self._executor.preparing(id):
+            return  # It is being taken over at this moment.
+        await self._executor.interrupt_all(id, f"it lives on {environment.host} now")
+        await self._plumbing.processes.close(id)
+        await self._plumbing.workspaces.remove(id)
+        logger.warning("left", environment=id, to=environment.host)
+
+    def _displaced(self, id: str) -> None:
+        self._begin(self._keep_one(id))
+
+    async def _keep_one(self, id: str) -> bool:
+        try:
+            await self._keep(id)
+        except CairnError as error:
+            logger.warning("not reconciled", environment=id, error=str(error))
+            return False
+        return True
+
     async def remove(self, id: str, reason: str) -> None:
         """End what runs in the environment, then remove it: first in the log, so that nobody counts on it."""
         await self._executor.interrupt_all(id, reason)
@@ -157,9 +177,12 @@ class Keeper:
 
     def _deliver(self, record: Recorded) -> None:
         if any(isinstance(event, TaskCancelled | TaskCompleted) for event in record.envelope.events):
-            removal = asyncio.create_task(self._remove_those_of(record.envelope.entity_id))
-            self._removals.add(removal)
-            removal.add_done_callback(self._removals.discard)
+            self._begin(self._remove_those_of(record.envelope.entity_id))
+
+    def _begin(self, work: Coroutine[Any, Any, object]) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(work)
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
 
     async def _remove_those_of(self, task_id: str) -> None:
         try:

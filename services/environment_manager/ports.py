@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -93,9 +93,12 @@ class Workspaces(Protocol):
     async def restore(self, environment_id: str, commit: str) -> None:
         """Make the workspace show ``commit``; files that it does not have are removed (ignored files stay)."""
 
-    async def publish(self, repository_url: str, commit: str, *, branch: str, message: str) -> Published:
+    async def publish(
+        self, repository_url: str, commit: str, *, branch: str, message: str, earlier: Collection[str] = ()
+    ) -> Published:
         """Push one commit with the tree of checkpoint ``commit``, on top of what its workspace began with, as
-        ``branch`` (idempotent). Needs no workspace, only the checkpoint."""
+        ``branch`` (idempotent). Needs no workspace, only the checkpoint. What stands there may be replaced where it
+        was pushed from here before, or is one of ``earlier``."""
 
     async def merge(self, repository_url: str, *, base: str, head: str, message: str, expected: str = "") -> str:
         """Merge branch ``head`` into ``base`` on the remote; answer the merge commit. Where it is merged already,
@@ -109,6 +112,16 @@ class Workspaces(Protocol):
 
     async def export(self, repository_url: str, environment_id: str) -> bytes:
         """Every checkpoint of the environment, with all that they stand upon, as a git bundle."""
+
+    async def bundle(self, repository_url: str, commits: Sequence[str], known: Sequence[str]) -> bytes:
+        """Checkpoints and those before them as a pack of git objects, without what comes with the commits ``known``.
+        Raises ``Permanent`` (``bundle-too-large``) too."""
+
+    async def unbundle(
+        self, environment_id: str, repository_url: str, commit: str, base_commit: str, packs: AsyncIterable[bytes]
+    ) -> None:
+        """Bring ``commit`` to this host from the packs of a chain, the oldest first, as the environment's last
+        checkpoint; nothing, and no pack is read, where it is here. ``base_commit`` is fetched from the remote."""
 
     async def remove(self, environment_id: str) -> None:
         """Remove the worktree; checkpoints stay. Idempotent."""

@@ -76,6 +76,11 @@ class PullRequestHandlers:
         await self._pull_requests.load(id)
         await self._pull_requests.decide(id, cause, lambda state: decider.open_or_revise(state, event))
 
+    async def heads(self, id: str) -> set[str]:
+        """The commits that the log knows as pushed for the pull request, from whichever host."""
+        state, _ = await self._pull_requests.load(id)
+        return {state.head_commit} - {""}
+
     async def _decide(self, envelope: CommandEnvelope, decide: Callable[[PullRequest], Sequence[Event]]) -> Outcome:
         id = envelope.entity_id
         # Any host may have decided last: what is kept here must not answer "done already" for it.

@@ -7,6 +7,7 @@ import sys
 
 from events import subjects
 from infra.consuming import consumer
+from infra.hosts import Hosts
 from infra.sender import Sender
 from infra.service import Runtime, run
 from infra.snapshots import SnapshotFile
@@ -27,12 +28,15 @@ class Scheduler:
         self._board = board
         self._wake = asyncio.Event()
         sender = Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.SCHEDULER)
+        hosts = Hosts(jetstream.hosts, runtime.clock, own="", lease_seconds=settings.worker.lease_seconds)
+        jetstream.on_reconnect(hosts.reconnected)
         self._handlers = Handlers(
             jetstream.log,
             sender,
             runtime.clock,
             self._board,
             agents,
+            hosts,
             self._wake.set,
             retry_delay_seconds=settings.scheduling.retry_delay_seconds,
         )

@@ -31,6 +31,7 @@ from events.task import (
 )
 from events.task_state import TASK, Task
 from infra.entities import Cause, Decision, EntityStore
+from infra.hosts import Hosts
 from infra.ports import Clock, EventLog
 from infra.sender import Sender
 from services.scheduler import policy
@@ -55,6 +56,7 @@ class Handlers:
         clock: Clock,
         board: Board,
         agents: Agents,
+        hosts: Hosts,
         changed: Callable[[], None],
         *,
         retry_delay_seconds: float,
@@ -66,6 +68,7 @@ class Handlers:
         self._clock = clock
         self._board = board
         self._agents = agents
+        self._hosts = hosts
         self._changed = changed
         self._retry_delay_seconds = retry_delay_seconds
 
@@ -102,6 +105,7 @@ class Handlers:
         """Send the command that a request stands for. What gets lost on the way is sent again by reconciliation."""
         command = policy.command_for(task, request)
         try:
+            host = "" if isinstance(request, RunRequested) else await self._present_host(request.host)
             if isinstance(request, RunRequested):
                 await self._sender.send(
                     subjects.AGENT_RUNNER,
@@ -115,7 +119,7 @@ class Handlers:
             elif request.kind == "pull_request":
                 await self._sender.send(
                     subjects.ENVIRONMENT_MANAGER,
-                    request.host,
+                    host,
                     "environment",
                     request.environment_id,
                     command,
@@ -125,7 +129,7 @@ class Handlers:
             else:
                 self._sender.cast(
                     subjects.ENVIRONMENT_MANAGER,
-                    request.host,
+                    host,
                     subjects.CALL_TOKEN,
                     request.environment_id,
                     command,
@@ -134,6 +138,12 @@ class Handlers:
                 )
         except Transient as error:
             logger.warning("not sent yet", task=task.id, command=type(command).__name__, error=str(error))
+
+    async def _present_host(self, host: str) -> str:
+        """Where a command for an environment of ``host`` goes: any host that lives knows how to take it from there."""
+        if not await self._hosts.is_gone(host):
+            return host
+        return next(iter(await self._hosts.living()), host)
 
     async def _add_project(self, envelope: CommandEnvelope, command: AddProject) -> Outcome:
         taken = {

@@ -12,6 +12,7 @@ from events.errors import Permanent
 from events.pull_request import PULL_REQUEST
 from infra.clock import SystemClock
 from infra.entities import Cause, EntityStore
+from infra.hosts import Hosts
 from infra.memory.plumbing import Memory
 from infra.redaction import Redactor
 from infra.sender import Sender
@@ -20,6 +21,7 @@ from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.handlers import Handlers
 from services.environment_manager.inspection import Inspector
 from services.environment_manager.keeper import Keeper
+from services.environment_manager.moving import Moving
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, Comparison, Exit, Limits, OnOutput, Prepared
 from services.environment_manager.pull_requests import PullRequestHandlers
@@ -173,13 +175,17 @@ class Environments:
             resolve_secret=lambda reference: reference,
             grace_seconds=1.0,
             output_limit_bytes=0,
+            host="here",
+            bundle_checkpoints=False,
         )
         self.executor = Executor(self.plumbing)
         self.inspector = Inspector(self.plumbing, self.executor)
         pull_requests = PullRequestHandlers(
             EntityStore(self.memory.log, PULL_REQUEST, self.clock), self.workspaces, self.memory.content
         )
-        self.handlers = Handlers(self.plumbing, self.executor, pull_requests, host="here")
+        self.hosts = Hosts(self.memory.hosts, self.clock, own="here", lease_seconds=15.0)
+        moving = Moving(self.plumbing, self.executor, self.hosts)
+        self.handlers = Handlers(self.plumbing, self.executor, moving, pull_requests)
         self.keeper = Keeper(self.memory.log, self.plumbing, self.executor, self.handlers.prepare)
         self.workspaces.directory(self.id).mkdir(parents=True)
 

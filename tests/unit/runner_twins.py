@@ -27,6 +27,7 @@ from events.run import RUN, StartRun
 from events.task_state import TASK
 from infra.clock import SystemClock
 from infra.entities import Cause, EntityStore
+from infra.hosts import Hosts
 from infra.memory.plumbing import Memory
 from infra.sender import Sender
 from services.agent_runner import model_loop
@@ -165,6 +166,7 @@ class Runs:
             host="here",
             runner=f"runner-{self._count}",
             backoff_seconds=0.01,
+            hosts=Hosts(self.memory.hosts, self.clock, own="here", lease_seconds=15.0),
         )
         envelope = CommandEnvelope(
             id="start", tenant="default", entity="run", entity_id=RUN_ID, time=self.clock.now(), command=self.command

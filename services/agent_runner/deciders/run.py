@@ -73,7 +73,7 @@ def begin(
         last = after or run.last
         return (
             RunInterrupted(epoch=run.epoch, runner=run.runner, after=last),
-            RunResumed(epoch=run.epoch + 1, host=run.host, runner=runner, after=last),
+            RunResumed(epoch=run.epoch + 1, host=host, runner=runner, after=last),
         )
     return (
         RunStarted(

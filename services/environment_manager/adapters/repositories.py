@@ -32,6 +32,7 @@ from services.environment_manager.adapters.remotes import Offer, Remote, branch_
 from services.environment_manager.ports import Checkpoint
 
 EVERY_BRANCH = "+refs/heads/*:refs/remotes/origin/*"
+PACK_LIMIT_BYTES = 256 * 1024 * 1024
 DIFF_LIMIT_BYTES = 4 * 1024 * 1024
 # A fetch holds the lock of a ref for milliseconds; one older than this was left behind by a killed one.
 STALE_SECONDS = 10.0
@@ -271,6 +272,26 @@ class Repository:
             message = f"no checkpoint of {environment_id} is on this host"
             raise Permanent(message, slug="checkpoint-missing")
         return (await self.run("bundle", "create", "--quiet", "-", f"--glob={folder}*")).stdout
+
+    async def pack(self, commits: Sequence[str], without: Sequence[str]) -> bytes:
+        """Commits and what they stand upon, without what comes with the commits ``without``."""
+        lines = "".join(f"{line}\n" for line in (*commits, *(f"^{other}" for other in without)))
+        arguments = ("pack-objects", "--quiet", "--revs", "--thin", "--stdout", "--delta-base-offset", "--threads=1")
+        answer = await self.run(*arguments, stdin=lines.encode(), limit_bytes=PACK_LIMIT_BYTES)
+        if answer.truncated:
+            message = f"{commits[0]} is more than {PACK_LIMIT_BYTES} bytes away from what is stored elsewhere"
+            raise Permanent(message, slug="bundle-too-large")
+        return answer.stdout
+
+    async def unpack(self, pack: bytes) -> None:
+        """Take in the objects of a pack that may lean on what is here already."""
+        await self.run("index-pack", "--stdin", "--fix-thin", stdin=pack)
+
+    async def fetch_commit(self, commit: str) -> None:
+        """Have a commit of the remote here. Raises ``Permanent`` where it is nowhere there any more."""
+        if self.mirror.is_dir() and await self.commit(commit) is not None:
+            return
+        await self.resolve(commit, await self.refresh())
 
     async def diff(self, older: str, newer: str) -> Change:
         options = ("--no-color", "--no-ext-diff", "--no-textconv", "--numstat", "--patch", "--find-renames")

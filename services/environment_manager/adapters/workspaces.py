@@ -19,7 +19,7 @@ import asyncio
 import errno
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -158,7 +158,9 @@ class GitWorkspaces:
 
     # ---- the remote
 
-    async def publish(self, repository_url: str, commit: str, *, branch: str, message: str) -> Published:
+    async def publish(
+        self, repository_url: str, commit: str, *, branch: str, message: str, earlier: Collection[str] = ()
+    ) -> Published:
         repository = self._repository(repository_url)
         checkpoint = await self._required(repository, commit)
         origin = Origin.of(checkpoint.message)
@@ -170,7 +172,7 @@ class GitWorkspaces:
             nothing = f"nothing differs from {origin.base_branch}: there is nothing to publish"
             raise Permanent(nothing, slug="nothing-to-publish")
         published = await self._squashed(repository, checkpoint, origin, message)
-        await self._push(repository, published, branch)
+        await self._push(repository, published, branch, earlier)
         change = await repository.diff(origin.base_commit, published)
         return Published(
             commit=published,
@@ -232,6 +234,24 @@ class GitWorkspaces:
 
     async def export(self, repository_url: str, environment_id: str) -> bytes:
         return await self._repository(repository_url).export(environment_id)
+
+    # ---- checkpoints for another host
+
+    async def bundle(self, repository_url: str, commits: Sequence[str], known: Sequence[str]) -> bytes:
+        return await self._repository(repository_url).pack(commits, known)
+
+    async def unbundle(
+        self, environment_id: str, repository_url: str, commit: str, base_commit: str, packs: AsyncIterable[bytes]
+    ) -> None:
+        repository = self._repository(repository_url)
+        async with self._hold(environment_id) as lock:
+            if repository.mirror.is_dir() and await repository.commit(commit) is not None:
+                return
+            await repository.fetch_commit(base_commit)
+            async for pack in packs:
+                await repository.unpack(pack)
+            await self._required(repository, commit)
+            await repository.move_head(environment_id, commit, lock)
 
     # ---- inside
 
@@ -332,17 +352,17 @@ class GitWorkspaces:
             return start.id
         return await repository.make(checkpoint.tree, (start.id,), message, date=checkpoint.date)
 
-    async def _push(self, repository: Repository, commit: str, branch: str) -> None:
-        """Push, replacing only what was pushed from here before."""
+    async def _push(self, repository: Repository, commit: str, branch: str, earlier: Collection[str]) -> None:
+        """Push, replacing only what was pushed from here before, or from elsewhere as ``earlier`` tells."""
         current = (await offer(self._git, repository.remote)).heads.get(branch, "")
-        earlier = await repository.pushed(branch)
+        replaceable = {*earlier, *await repository.pushed(branch)}
         await repository.remember_pushed(branch, commit)
         if current == commit:
             return
         foreign = (
             f"{branch} of {repository.remote.url} was not pushed from here, or changed since: remove it there first"
         )
-        if current and current not in earlier:
+        if current and current not in replaceable:
             raise Permanent(foreign, slug="push-refused")
         try:
             await push(self._git, repository.remote, repository.mirror, commit, branch, replacing=current)

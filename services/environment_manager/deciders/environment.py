@@ -9,9 +9,11 @@ from events.environment import (
     BranchPushed,
     BranchRefused,
     CallEnd,
+    CheckpointBundled,
     Environment,
     EnvironmentInspected,
     EnvironmentLost,
+    EnvironmentMoved,
     EnvironmentPreparationFailed,
     EnvironmentPrepared,
     EnvironmentRemoved,
@@ -35,8 +37,32 @@ NOT_REPEATED = f"{GONE}; it may or may not have had its effects, and was not rep
 Events = tuple[Event, ...]
 
 
-def prepare(state: Environment, prepared: EnvironmentPrepared) -> Events:
-    return () if stands(state) else (prepared,)
+def prepare(state: Environment, prepared: EnvironmentPrepared, bundle: CheckpointBundled | None = None) -> Events:
+    """With ``bundle`` another host could take it over from the first moment on."""
+    if stands(state):
+        return ()
+    return (prepared,) if bundle is None else (prepared, bundle)
+
+
+def move(state: Environment, moved: EnvironmentMoved, *, restored: str) -> Events:
+    """Its host is gone: it lives on where ``moved`` says, from the bundled checkpoint ``restored``.
+
+    Nothing where it changed meanwhile: then that host is not gone, or another one was faster.
+    """
+    if not stands(state) or state.host != moved.from_host or state.bundled != restored:
+        return ()
+    return (replace(moved, lost_calls=tuple(call for call, _ in state.unbundled)),)
+
+
+def fail_move(state: Environment, failed: EnvironmentPreparationFailed, from_host: str) -> Events:
+    """Nobody can take it over; whoever asked for it waits for an answer."""
+    return (failed,) if stands(state) and state.host == from_host else ()
+
+
+def bundle(state: Environment, bundled: CheckpointBundled) -> Events:
+    """The next of the chain; nothing where it does not fit on what is there."""
+    fits = not bundled.base or any(item.checkpoint == bundled.base for item in state.bundles)
+    return (bundled,) if stands(state) and fits and bundled.checkpoint != state.bundled else ()
 
 
 def fail_preparation(state: Environment, failed: EnvironmentPreparationFailed) -> Events:

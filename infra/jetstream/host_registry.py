@@ -1,0 +1,57 @@
+"""Signs of life of hosts: each one's last stands in a stream in memory, under ``host.<tenant>.<host>``.
+
+All times are the server's: how long a host has been silent is the difference of two of its own readings, so no two
+clocks are compared. The stream may be lost with the server's memory: nobody has been silent for longer than it has
+been there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from events import subjects
+from events.errors import Transient
+from infra.jetstream.direct import StoredMessage, read_from_leader
+from infra.jetstream.requests import Refused, Requests, checked_subject
+
+
+class JetStreamHostRegistry:
+    def __init__(self, requests: Requests, tenant: str) -> None:
+        self._requests = requests
+        self._tenant = tenant
+
+    def announce(self, host: str) -> None:
+        self._requests.send(checked_subject(subjects.host(self._tenant, host)), b"")
+
+    async def silent_seconds(self, host: str) -> float:
+        subject = checked_subject(subjects.host(self._tenant, host))
+        try:
+            last = await read_from_leader(self._requests, subjects.HOSTS, {"last_by_subj": subject})
+            info = await self._requests.api(f"STREAM.INFO.{subjects.HOSTS}")
+        except Refused as error:
+            raise _unknown(error) from error
+        return _since(last, info)
+
+    async def all(self) -> dict[str, float]:
+        everyone = subjects.host(self._tenant, "*")
+        try:
+            info = await self._requests.api(f"STREAM.INFO.{subjects.HOSTS}", {"subjects_filter": everyone})
+        except Refused as error:
+            raise _unknown(error) from error
+        names = (subject.rpartition(".")[2] for subject in info["state"].get("subjects") or ())
+        return {name: await self.silent_seconds(name) for name in names}
+
+
+def _since(last: StoredMessage | None, info: dict[str, Any]) -> float:
+    heard_at = last.stored_at if last is not None else _time(info["created"])
+    return max(0.0, (_time(info["ts"]) - heard_at).total_seconds())
+
+
+def _time(text: str) -> datetime:
+    """A time of the server's, which has nanoseconds."""
+    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")
+
+
+def _unknown(error: Refused) -> Transient:
+    return Transient(f"it cannot be seen which hosts are there: {error}", delay_seconds=1.0)
