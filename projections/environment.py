@@ -12,6 +12,7 @@ import msgspec
 
 from events.envelope import Envelope
 from events.environment import (
+    EnvironmentLost,
     EnvironmentMoved,
     EnvironmentPreparationFailed,
     EnvironmentPrepared,
@@ -21,6 +22,8 @@ from events.environment import (
     ToolCallInterrupted,
     ToolCallStarted,
     ToolCallUncertain,
+    WorkspaceDiverged,
+    WorkspaceReconciled,
 )
 from events.task import RunRequested
 from projections.projection import Projection, plain, replace
@@ -88,9 +91,22 @@ def _call_uncertain(row: EnvironmentRow, event: ToolCallUncertain, envelope: Env
     )
 
 
+def _diverged(row: EnvironmentRow, event: WorkspaceDiverged, envelope: Envelope) -> EnvironmentRow:
+    detail = f"{event.kind}: expected {event.expected}, found {event.found}"
+    return replace(row, status="diverged", detail=detail)
+
+
+def _reconciled(row: EnvironmentRow, event: WorkspaceReconciled, envelope: Envelope) -> EnvironmentRow:
+    return replace(row, status="ready", detail="", checkpoint=event.checkpoint)
+
+
+def _lost(row: EnvironmentRow, event: EnvironmentLost, envelope: Envelope) -> EnvironmentRow:
+    return replace(row, status="lost", detail=event.detail)
+
+
 def _requested(row: EnvironmentRow, event: RunRequested, envelope: Envelope) -> EnvironmentRow:
     """A run wants it: nothing new where it is there already."""
-    if event.environment_id != row.id or row.status == "ready":
+    if event.environment_id != row.id or row.status in ("ready", "diverged", "lost"):
         return row
     return replace(row, task_id=envelope.entity_id, status="preparing", detail="")
 
@@ -106,6 +122,9 @@ ENVIRONMENTS: Projection[EnvironmentRow] = plain(
             row, host=event.host, workspace=event.workspace, checkpoint=event.checkpoint, detail=""
         ),
         EnvironmentPreparationFailed: _failed,
+        WorkspaceDiverged: _diverged,
+        WorkspaceReconciled: _reconciled,
+        EnvironmentLost: _lost,
         ToolCallStarted: _call_started,
         ToolCallCompleted: _call_ended,
         ToolCallFailed: _call_ended,

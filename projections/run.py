@@ -12,11 +12,14 @@ from events.run import (
     RUN_ENDS,
     ModelCallPostponed,
     ModelResponded,
+    RunAbandoned,
     RunCrashed,
     RunCrashLooped,
+    RunDiverged,
     RunEnd,
     RunFellSilent,
     RunOverBudget,
+    RunReconciled,
     RunResumed,
     RunStarted,
     RunSucceeded,
@@ -106,6 +109,14 @@ def _postponed(row: RunRow, event: ModelCallPostponed, envelope: Envelope) -> Ru
     return replace(row, retry_at=event.retry_at, detail=f"{event.cause}: {event.detail}")
 
 
+def _diverged(row: RunRow, event: RunDiverged, envelope: Envelope) -> RunRow:
+    return replace(row, status="diverged", detail=f"{event.kind}: expected {event.expected}, found {event.found}")
+
+
+def _reconciled(row: RunRow, event: RunReconciled, envelope: Envelope) -> RunRow:
+    return replace(row, status="running", detail="")
+
+
 def _ended(row: RunRow, event: RunEnd, envelope: Envelope) -> RunRow:
     status = RUN_ENDS[type(event)]
     succeeded = isinstance(event, RunSucceeded)
@@ -135,6 +146,8 @@ def detail_of(event: RunEnd) -> str:
             return f"nothing was heard of it for {event.limit_seconds:g} seconds"
         case RunOverBudget():
             return f"used {event.used:g} {event.budget} of {event.limit:g}"
+        case RunAbandoned():
+            return f"its {event.kind} had diverged, and {event.by or 'somebody'} gave it up"
         case RunCrashLooped():
             return f"its runner died {event.epochs} times at the same step"
         case _:
@@ -149,6 +162,8 @@ RUNS: Projection[RunRow] = plain(
         RunRequested: _requested,
         RunStarted: _started,
         RunResumed: _resumed,
+        RunDiverged: _diverged,
+        RunReconciled: _reconciled,
         ModelResponded: _responded,
         ModelCallPostponed: _postponed,
         **dict.fromkeys(RUN_ENDS, _ended),

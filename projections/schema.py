@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infra.postgres import Connection
 
 # Raised with every change of the tables or of a fold.
-VERSION = 2
+VERSION = 3
 
 TABLES = (
     "projects",

@@ -14,10 +14,11 @@ import msgspec
 
 from events import names
 from events.catalogue import EVENTS
+from events.content import Content
 from events.envelope import Envelope
 from events.kernel import Event
 from events.task import RunRequested, StageResult, TaskCancelled, TaskCompleted, TaskSubmitted
-from events.task_state import TASK, AwaitingApproval, Checking, Running, StageState, Stopped, Task, Waiting
+from events.task_state import TASK, AwaitingApproval, Checking, Divergence, Running, StageState, Stopped, Task, Waiting
 from projections.projection import Handler, Projection, json_text, replace
 
 
@@ -71,6 +72,7 @@ COLUMNS = (
     "pipeline",
     "stages",
     "questions",
+    "divergences",
     "created_at",
     "updated_at",
     "ended_at",
@@ -121,6 +123,33 @@ def stages_of(task: Task) -> list[StageView]:
     return views
 
 
+class DivergenceView(msgspec.Struct, frozen=True, kw_only=True):
+    """``choice`` and ``by`` are empty while it waits for somebody."""
+
+    run_id: str
+    divergence_id: str
+    kind: str
+    expected: str
+    found: str
+    diff: Content
+    choice: str
+    by: str
+
+
+def _divergence(divergence: Divergence) -> DivergenceView:
+    reported = divergence.reported
+    return DivergenceView(
+        run_id=reported.run_id,
+        divergence_id=reported.divergence_id,
+        kind=reported.kind,
+        expected=reported.expected,
+        found=reported.found,
+        diff=reported.diff,
+        choice=divergence.choice,
+        by=divergence.by,
+    )
+
+
 def reason_of(task: Task) -> str:
     """Why the task stands where it stands, in a line for a person; empty where there is nothing to say."""
     ended = task.ended
@@ -130,6 +159,9 @@ def reason_of(task: Task) -> str:
         if isinstance(ended, TaskCancelled):
             return ended.reason
         return ": ".join(part for part in (ended.stage, ended.cause, ended.detail) if part)
+    diverged = next((item.reported for item in task.divergences if not item.choice), None)
+    if diverged is not None:
+        return f"the {diverged.kind} is not as the log tells it: expected {diverged.expected}, found {diverged.found}"
     open_question = next((item.question for item in task.questions if item.answer is None), "")
     if open_question:
         return open_question
@@ -173,6 +205,7 @@ def _values(row: TaskRow) -> tuple[Any, ...]:
         json_text(submitted.pipeline),
         json_text(stages_of(task)),
         json_text(task.questions),
+        json_text([_divergence(item) for item in task.divergences]),
         row.created_at,
         row.updated_at,
         row.ended_at,

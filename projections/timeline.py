@@ -28,7 +28,11 @@ from events.run import (
     AnswerReceived,
     ModelCallPostponed,
     ModelResponded,
+    RunDiverged,
     RunEnd,
+    RunInterrupted,
+    RunReconciled,
+    RunReconfigured,
     RunResumed,
     RunStarted,
     RunSucceeded,
@@ -142,6 +146,10 @@ def _note(name: str, text: Callable[[Any], str]) -> EntryOf:
 ENTRIES: dict[type[Event], EntryOf] = {
     RunStarted: _note("started", lambda event: event.prompt),
     RunResumed: _note("resumed", lambda event: f"epoch {event.epoch} on {event.host}, after {event.after}"),
+    RunInterrupted: _note("interrupted", lambda event: f"epoch {event.epoch} ended, after {event.after}"),
+    RunDiverged: _note("diverged", lambda event: f"{event.kind}: expected {event.expected}, found {event.found}"),
+    RunReconciled: _note("reconciled", lambda event: f"{event.kind}: {event.choice}, chosen by {event.by}"),
+    RunReconfigured: _note("reconfigured", lambda event: "goes on with what is configured now"),
     ModelResponded: _answer,
     ModelCallPostponed: _note(
         "postponed", lambda event: f"{event.cause}: {event.detail} Tried again at {event.retry_at:%H:%M:%S} UTC."

@@ -9,7 +9,7 @@ SELECT
     (SELECT count(*) FROM tasks WHERE project_id = project.id) AS tasks,
     (
         SELECT count(*) FROM runs AS run JOIN tasks AS task ON task.id = run.task_id
-        WHERE run.status IN ('pending', 'running') AND task.project_id = project.id AND task.ended_at IS NULL
+        WHERE run.status IN ('pending', 'running', 'diverged') AND task.project_id = project.id AND task.ended_at IS NULL
     ) AS agents_running
 FROM projects AS project
 WHERE $1::text IS NULL OR project.id = $1
@@ -27,7 +27,7 @@ LIMIT $4
 SELECT * FROM board WHERE id = ANY($1::text[])
 
 -- name: task
-SELECT board.*, task.specification, task.forked_from, task.pipeline, task.questions
+SELECT board.*, task.specification, task.forked_from, task.pipeline, task.questions, task.divergences
 FROM board JOIN tasks AS task ON task.id = board.id
 WHERE board.id = $1
 
@@ -95,11 +95,11 @@ SELECT status, count(*) AS tasks FROM board GROUP BY status ORDER BY status
 -- name: agents_by_project
 SELECT
     project.id, project.agents_at_once,
-    count(run.id) FILTER (WHERE run.status = 'running') AS running,
+    count(run.id) FILTER (WHERE run.status IN ('running', 'diverged')) AS running,
     count(run.id) FILTER (WHERE run.status = 'pending') AS starting
 FROM projects AS project
 LEFT JOIN tasks AS task ON task.project_id = project.id AND task.ended_at IS NULL
-LEFT JOIN runs AS run ON run.task_id = task.id AND run.status IN ('pending', 'running')
+LEFT JOIN runs AS run ON run.task_id = task.id AND run.status IN ('pending', 'running', 'diverged')
 GROUP BY project.id, project.agents_at_once
 ORDER BY project.id
 

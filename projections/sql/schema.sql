@@ -39,7 +39,7 @@ CREATE TABLE tasks (
     project_id    text COLLATE "C" NOT NULL,
     number        integer     NOT NULL,
     title         text        NOT NULL,
-    -- queued, running, in_review, needs_input, completed, failed, blocked, cancelled (board adds pending)
+    -- queued, running, in_review, needs_input, diverged, completed, failed, blocked, cancelled (board adds pending)
     status        text COLLATE "C" NOT NULL,
     reason        text        NOT NULL, -- why it stands there, in a line for a person
     priority      integer     NOT NULL,
@@ -50,6 +50,7 @@ CREATE TABLE tasks (
     pipeline      json        NOT NULL, -- events.pipeline.Pipeline
     stages        json        NOT NULL, -- list of projections.task.StageView, in the pipeline's order
     questions     json        NOT NULL, -- list of events.task.Question
+    divergences   json        NOT NULL, -- list of projections.task.DivergenceView
     created_at    timestamptz NOT NULL,
     updated_at    timestamptz NOT NULL,
     ended_at      timestamptz,
@@ -69,7 +70,7 @@ CREATE TABLE runs (
     host           text        NOT NULL,
     runner         text        NOT NULL,
     epoch          integer     NOT NULL,
-    status         text COLLATE "C" NOT NULL, -- pending, running, or a value of events.run.RUN_ENDS
+    status         text COLLATE "C" NOT NULL, -- pending, running, diverged, or a value of events.run.RUN_ENDS
     steps          integer     NOT NULL,
     input_tokens   bigint      NOT NULL,
     output_tokens  bigint      NOT NULL,
@@ -96,7 +97,7 @@ CREATE TABLE environments (
     base_branch    text        NOT NULL,
     base_commit    text        NOT NULL,
     checkpoint     text        NOT NULL, -- the last commit that holds the whole workspace
-    status         text COLLATE "C" NOT NULL, -- preparing, ready, failed, removed
+    status         text COLLATE "C" NOT NULL, -- preparing, ready, diverged, lost, failed, removed
     running_calls  text[]      NOT NULL, -- call ids
     detail         text        NOT NULL,
     created_at     timestamptz NOT NULL,
@@ -153,8 +154,8 @@ CREATE TABLE entries (
     run_id           text COLLATE "C" NOT NULL,
     position         bigint      NOT NULL,
     kind             text COLLATE "C" NOT NULL, -- model, tool, note
-    -- of a model answer: the model; of a tool call: the tool; of a note: started, resumed, postponed, reminded,
-    -- uncertain, succeeded, or how else it ended (a value of events.run.RUN_ENDS)
+    -- of a model answer: the model; of a tool call: the tool; of a note: started, interrupted, resumed, diverged, reconciled,
+    -- reconfigured, postponed, reminded, uncertain, succeeded, or how else it ended (a value of events.run.RUN_ENDS)
     name             text        NOT NULL,
     at               bigint      NOT NULL, -- microseconds since 1970: a third of the cost of copying in a timestamptz
     step             integer,

@@ -32,6 +32,8 @@ STYLES = {
     "delivered": "green",
     "ready": "green",
     "needs_input": "yellow",
+    "diverged": "red",
+    "lost": "red",
     "in_review": "yellow",
     "uncertain": "yellow",
     "interrupted": "yellow",

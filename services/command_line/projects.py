@@ -31,6 +31,9 @@ def add(
     secret: Annotated[
         list[str] | None, typer.Option(metavar="NAME=env:X", help="A variable of the processes; repeatable.")
     ] = None,
+    on_divergence: Annotated[
+        str, typer.Option(help="Where a run finds the world other than the log tells: ask, restore, accept, abandon.")
+    ] = "ask",
     pipeline: Annotated[Path | None, typer.Option(help="Stages, as a .json or .toml file; else the built-in.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +47,7 @@ def add(
         "max_attempts": max_attempts,
         "roles": pairs(role or [], "--role", "ROLE=AGENT"),
         "secrets": pairs(secret or [], "--secret", "NAME=env:VARIABLE"),
+        "on_divergence": on_divergence,
     }
     if pipeline is not None:
         body["pipeline"] = read_pipeline(pipeline)
@@ -89,6 +93,7 @@ def show(context: typer.Context, name: str, as_json: AsJson = False) -> None:
             "task ids": f"{row['prefix']}-N",
             "agents at once": row["agents_at_once"],
             "attempts": settings.get("max_attempts", 2),
+            "on divergence": settings.get("on_divergence", "ask"),
             "roles": [f"{role} → {agent}" for role, agent in settings.get("roles", {}).items()],
             "secrets": [f"{name} from {reference}" for name, reference in settings.get("secrets", {}).items()],
             "stages": [stage["name"] for stage in row["pipeline"]["stages"]],

@@ -17,6 +17,8 @@ from services.command_line.watching import watch_task
 commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Work for agents.")
 
 Id = Annotated[str, typer.Argument(help="The task's id, for example shop-7.")]
+DIFF_LINES = 40
+
 Stage = Annotated[str, typer.Argument(help="The stage's name.")]
 
 
@@ -132,10 +134,13 @@ def show(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
     with gateway(context) as api:
         task = api.get(f"/tasks/{id}")
         why = api.get(f"/tasks/{id}/why")
+        diffs = {item["divergence_id"]: _text(api, item["diff"]) for item in _diverged(task)}
     if as_json:
         console.show_json({**task, "why": why})
         return
     _show(task, why["summary"])
+    for item in _diverged(task):
+        _show_divergence(task["id"], item, diffs[item["divergence_id"]])
     for obstacle in why.get("obstacles", ()):
         console.say(f"  · {obstacle['detail']}", style="yellow")
     runs = task["run_list"]
@@ -200,6 +205,28 @@ def _origin(forked_from: dict[str, Any] | None) -> str:
     return f"{forked_from['run_id']} at {forked_from['sequence']}" if forked_from else ""
 
 
+def _diverged(task: dict[str, Any]) -> list[dict[str, Any]]:
+    return [item for item in task.get("divergences", ()) if not item["choice"]]
+
+
+def _show_divergence(task: str, item: dict[str, Any], diff: str) -> None:
+    console.say(f"The {item['kind']} of {item['run_id']} is not as the log tells it:", style="yellow")
+    console.fields({"  expected": item["expected"], "  found": item["found"]})
+    lines = diff.splitlines()
+    for line in lines[:DIFF_LINES]:
+        console.say(f"  {line}", style={"+": "green", "-": "red"}.get(line[:1]))
+    if len(lines) > DIFF_LINES:
+        console.note(f"  [{len(lines) - DIFF_LINES} more lines: cairn task show {task} --json]")
+    console.note(f"Choose what holds: cairn task resolve {task} restore|accept|fork|abandon --run {item['run_id']}")
+
+
+def _text(api: Gateway, content: dict[str, Any]) -> str:
+    """The text that a content stands for."""
+    if content["kind"] == "inline":
+        return str(content.get("text", ""))
+    return api.text(f"/content/{content['digest']}")
+
+
 def _pull_request(task: dict[str, Any]) -> str:
     id, state = task["pull_request_id"], task["pull_request_state"]
     return f"{id} ({state}): cairn pr show {id}" if id else ""
@@ -244,6 +271,22 @@ def answer(
     """Answer the question that a task's agent asks."""
     body = {"answer": read_text(text), "call_id": call}
     _command(context, f"/tasks/{id}/answer", body, f"Answered {id}.", as_json)
+
+
+@commands.command("resolve")
+def resolve(
+    context: typer.Context,
+    id: Id,
+    choice: Annotated[str, typer.Argument(help="restore, accept, fork or abandon.")],
+    run: Annotated[str, typer.Option(help="Which run, where several have diverged.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Choose what holds where a run found the world other than the log tells.
+
+    restore: what the log tells. accept: what was found. fork: another task goes on from the last durable step.
+    abandon: the run ends.
+    """
+    _command(context, f"/tasks/{id}/divergence", {"choice": choice, "run_id": run}, f"{id}: {choice}.", as_json)
 
 
 @commands.command("approve")

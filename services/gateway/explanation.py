@@ -10,12 +10,13 @@ import msgspec
 
 from events.task_state import Question
 from infra.ports import Clock
-from projections.task import StageView
+from projections.task import DivergenceView, StageView
 from services.gateway.ports import Explanation, Obstacle, OpenReadModels
 
 _ENDED = {"completed", "failed", "blocked", "cancelled"}
 _stages = msgspec.json.Decoder(tuple[StageView, ...])
 _questions = msgspec.json.Decoder(tuple[Question, ...])
+_divergences = msgspec.json.Decoder(tuple[DivergenceView, ...])
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     stages: tuple[StageView, ...]
     questions: tuple[Question, ...]
+    divergences: tuple[DivergenceView, ...] = ()
     needs: Mapping[str, str]
     running: Sequence[str]
     project_limit: int
@@ -54,6 +56,16 @@ def _waits_for_person(situation: Situation) -> list[Obstacle]:
         Obstacle(kind="needs-input", detail=f"Its agent asks: {question.question}", ids=(question.call_id,))
         for question in situation.questions
         if question.answer is None
+    ]
+    found += [
+        Obstacle(
+            kind="diverged",
+            detail=f"Its {item.kind} is not as the log tells it: expected {item.expected}, found {item.found}. "
+            f"Choose what holds: cairn task resolve {situation.task_id} restore|accept|fork|abandon",
+            ids=(item.run_id,),
+        )
+        for item in situation.divergences
+        if not item.choice
     ]
     for stage in situation.stages:
         if stage.status == "awaiting_approval":
@@ -134,6 +146,7 @@ class ReadModelExplainer:
                 reason=task["reason"],
                 stages=_stages.decode(task["stages"]),
                 questions=_questions.decode(task["questions"]),
+                divergences=_divergences.decode(task["divergences"]),
                 needs=needs,
                 running=running,
                 project_limit=limits.get(task["project_id"], 1),
@@ -146,7 +159,9 @@ class ReadModelExplainer:
 
 async def _active(tasks: Callable[..., Any], project: str) -> list[dict[str, Any]]:
     # A task that waits for an answer still holds its agent.
-    rows: list[dict[str, Any]] = await tasks(project=project, statuses=["running", "needs_input", "in_review"])
+    rows: list[dict[str, Any]] = await tasks(
+        project=project, statuses=["running", "needs_input", "diverged", "in_review"]
+    )
     return rows
 
 

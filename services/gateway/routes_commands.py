@@ -68,6 +68,12 @@ async def answer_question(request: Request, id: str, body: schemas.Answer, key: 
     return await _task(request, id, body.command(), key)
 
 
+@router.post("/tasks/{id}/divergence", responses=ACCEPTED)
+async def resolve_divergence(request: Request, id: str, body: schemas.Choice, key: Key = None) -> Response:
+    """Choose what holds where a run found the world other than the log tells; the run carries it out."""
+    return await _task(request, id, body.command(), key)
+
+
 @router.post("/tasks/{id}/stages/{stage}/approve", responses=ACCEPTED)
 async def approve_stage(request: Request, id: str, stage: str, key: Key = None) -> Response:
     return await _task(request, id, ApproveStage(stage=stage), key)

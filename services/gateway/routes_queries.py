@@ -36,6 +36,7 @@ TaskStatus = Literal[
     "running",
     "in_review",
     "needs_input",
+    "diverged",
     "completed",
     "failed",
     "blocked",
@@ -43,7 +44,9 @@ TaskStatus = Literal[
 ]
 Statuses = Annotated[list[TaskStatus] | None, Query(description="May be given several times.")]
 States = Annotated[list[Literal["open", "approved", "merged", "closed"]] | None, Query()]
-EnvironmentStatuses = Annotated[list[Literal["preparing", "ready", "failed", "removed"]] | None, Query()]
+EnvironmentStatuses = Annotated[
+    list[Literal["preparing", "ready", "diverged", "lost", "failed", "removed"]] | None, Query()
+]
 DeliveryStatuses = Annotated[list[Literal["pending", "delivered", "abandoned"]] | None, Query()]
 Channel = Annotated[Literal["in_app", "webhook"] | None, Query()]
 Filter = Annotated[str | None, Query()]

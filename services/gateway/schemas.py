@@ -6,7 +6,7 @@ taken, dependencies, pipelines) are the deciders', whose rejections come back as
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import Path
@@ -86,6 +86,9 @@ class AddProject(Body):
     roles: dict[Word, Word] = Field({}, description="Role of a pipeline → name of an agent.")
     secrets: dict[Word, Word] = Field({}, description="Name of a variable → reference, never a secret itself.")
     isolation: Word = "worktree"
+    on_divergence: Literal["ask", "restore", "accept", "abandon"] = Field(
+        "ask", description="What follows where a run finds the world other than the log tells it."
+    )
 
     def command(self) -> project.AddProject:
         return project.AddProject(
@@ -99,6 +102,7 @@ class AddProject(Body):
                 roles=self.roles,
                 secrets=self.secrets,
                 isolation=self.isolation,
+                on_divergence=self.on_divergence,
             )
         )
 
@@ -178,6 +182,17 @@ class Answer(Body):
 
     def command(self) -> task.AnswerQuestion:
         return task.AnswerQuestion(answer=self.answer, call_id=self.call_id)
+
+
+class Choice(Body):
+    model_config = _example(choice="restore", run_id="shop-7-development-1")
+    choice: Literal["restore", "accept", "fork", "abandon"] = Field(
+        description="What holds: what the log tells, what was found, neither (a new run goes on), or nothing."
+    )
+    run_id: Text = Field("", description="May be left out where only one run of the task has diverged.")
+
+    def command(self) -> task.ResolveDivergence:
+        return task.ResolveDivergence(choice=self.choice, run_id=self.run_id)
 
 
 class Comment(Body):

@@ -20,7 +20,15 @@ from events.delivery import DELIVERY, DeliveryPlanned
 from events.envelope import Recorded
 from events.kernel import Event
 from events.pull_request import PULL_REQUEST, PullRequestMerged, PullRequestMergeRefused, PullRequestOpened
-from events.task import ApprovalRequested, QuestionAsked, TaskBlocked, TaskCancelled, TaskCompleted, TaskFailed
+from events.task import (
+    ApprovalRequested,
+    DivergenceReported,
+    QuestionAsked,
+    TaskBlocked,
+    TaskCancelled,
+    TaskCompleted,
+    TaskFailed,
+)
 from events.task_state import TASK
 from infra.settings import SettingsInvalid, Webhook
 from services.notifier.deciders.delivery import IN_APP, WEBHOOK
@@ -37,6 +45,10 @@ WORDS: dict[type[Event], Callable[[str, Any], Words]] = {
     TaskBlocked: lambda id, event: (f"{id} is blocked in {event.stage}", _cause(event)),
     TaskCancelled: lambda id, event: (f"{id} was cancelled", event.reason),
     QuestionAsked: lambda id, event: (f"{id} asks a question", event.question),
+    DivergenceReported: lambda id, event: (
+        f"{id} has diverged: what is to hold?",
+        f"The {event.kind} is not as the log tells it: expected {event.expected}, found {event.found}.",
+    ),
     ApprovalRequested: lambda id, event: (f"{id} waits for the approval of {event.stage}", ""),
     PullRequestOpened: lambda id, event: (f"Pull request {id} was opened: {event.title}", event.description),
     PullRequestMerged: lambda id, event: (f"Pull request {id} was merged", f"as {event.commit}"),

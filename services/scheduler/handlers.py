@@ -80,7 +80,10 @@ class Handlers:
             return await self._submit(envelope, command)
         if isinstance(command, ForkRun):
             return await self._fork(envelope, command)
-        decision = await self.decide(envelope.entity_id, Cause.of(envelope), lambda task: self._decide(task, envelope))
+        if isinstance(command, ResolveDivergence) and command.choice == "fork":
+            await self._fork_diverged(envelope, command)
+        cause = Cause.of(envelope, "-resolved" if isinstance(command, ResolveDivergence) else "")
+        decision = await self.decide(envelope.entity_id, cause, lambda task: self._decide(task, envelope))
         return _accepted(TASK.name, decision.state.id, decision)
 
     async def decide(self, id: str, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> Decision[Task]:
@@ -191,6 +194,14 @@ class Handlers:
                 task, command, source=source.task, point=source.point, number=number, submission_id=envelope.id
             ),
         )
+
+    async def _fork_diverged(self, envelope: CommandEnvelope, command: ResolveDivergence) -> None:
+        """Another task goes on from the last durable step of the run that waits."""
+        task, _ = await self._tasks.load(envelope.entity_id)
+        reported = divergence_decider.waiting(task, command)
+        if reported is not None:
+            fork = ForkRun(run_id=reported.run_id, sequence=await self._log.last_sequence())
+            await self._fork(envelope, fork)
 
     async def _numbered(
         self, envelope: CommandEnvelope, prefix: str, decide: Callable[[Task, int], Sequence[Event]]

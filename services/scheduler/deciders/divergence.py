@@ -40,21 +40,28 @@ def report(task: Task, command: ReportDivergence) -> Events:
 
 def resolve(task: Task, command: ResolveDivergence, *, by: str) -> Events:
     """What a person chose. The run that waits for it carries it out."""
+    open = waiting(task, command)
+    if open is None:
+        return ()
+    return (DivergenceResolved(run_id=open.run_id, divergence_id=open.divergence_id, choice=command.choice, by=by),)
+
+
+def waiting(task: Task, command: ResolveDivergence) -> DivergenceReported | None:
+    """The divergence that the command is about; None where it was chosen before. Raises ``CommandRejected``."""
     existing(task)
     if command.choice not in CHOICES:
         message = f"{command.choice!r} is no way out of a divergence; there are {', '.join(CHOICES)}."
         raise Invalid(message, slug="unknown-choice")
     named = [item for item in task.divergences if command.run_id in ("", item.reported.run_id)]
-    waiting = [item.reported for item in named if not item.choice]
-    if not waiting:
-        if named and named[-1].choice == command.choice:
-            return ()
-        of = f"run {command.run_id}" if command.run_id else f"task {task.id}"
-        message = f"{of} waits for no choice: it has not diverged, or that is settled."
-        raise NoOpenDivergence(message)
-    if len(waiting) > 1:
-        runs = ", ".join(item.run_id for item in waiting)
+    open = [item.reported for item in named if not item.choice]
+    if len(open) > 1:
+        runs = ", ".join(item.run_id for item in open)
         message = f"several runs of task {task.id} have diverged: say which one is meant ({runs})."
         raise Invalid(message)
-    (open,) = waiting
-    return (DivergenceResolved(run_id=open.run_id, divergence_id=open.divergence_id, choice=command.choice, by=by),)
+    if open:
+        return open[0]
+    if named and named[-1].choice == command.choice:
+        return None
+    of = f"run {command.run_id}" if command.run_id else f"task {task.id}"
+    message = f"{of} waits for no choice: it has not diverged, or that is settled."
+    raise NoOpenDivergence(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from events.divergence import POLICIES
 from events.errors import CommandRejected, Invalid
 from events.kernel import Event, replace
 from events.names import checked_name
@@ -47,5 +48,8 @@ def _checked(name: str, settings: ProjectSettings) -> ProjectSettings:
         raise Invalid(message)
     if settings.isolation != "worktree":
         message = f"isolation {settings.isolation!r} is not known here; known: worktree."
+        raise Invalid(message)
+    if settings.on_divergence not in POLICIES:
+        message = f"on_divergence {settings.on_divergence!r} is not known; known: {', '.join(POLICIES)}."
         raise Invalid(message)
     return replace(settings, pipeline=checked(settings.pipeline))
