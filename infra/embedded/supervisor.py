@@ -67,6 +67,9 @@ class Keeper:
         self._needs = needs
         self._report = report
         self._stopping = threading.Event()
+        self._restarting = False
+        self._stopped = threading.Event()
+        self._stopped.set()
         self._thread = threading.Thread(target=self._keep, name=program.name, daemon=True)
 
     def start(self) -> None:
@@ -85,6 +88,15 @@ class Keeper:
             self._thread.join(POLL_SECONDS)
         self.program.stop()
 
+    def restart(self) -> None:
+        """Ask the present process to end and see to it that it does; the next one is started at once."""
+        self._stopped.clear()
+        self._restarting = True
+        try:
+            self.program.stop()
+        finally:
+            self._stopped.set()
+
     def _keep(self) -> None:
         for need in self._needs:
             while not need.ready.wait(POLL_SECONDS):
@@ -95,8 +107,13 @@ class Keeper:
             began = time.monotonic()
             code, detail = self._live()
             self.ready.clear()
+            # The next process must not begin while somebody still stops this one.
+            self._stopped.wait()
             if self._stopping.is_set():
                 return
+            if self._restarting:
+                self._restarting, failures, wait = False, 0, 0.0
+                continue
             failures = 1 if time.monotonic() - began > STABLE_SECONDS else failures + 1
             wait = 0.0 if failures == 1 else min(FIRST_WAIT_SECONDS * 2 ** (failures - 2), LONGEST_WAIT_SECONDS)
             self.restarts += 1
@@ -149,13 +166,21 @@ class Supervisor:
             keeper.ready.wait(max(0.0, deadline - time.monotonic()))
         return [name for name, keeper in self.keepers.items() if not keeper.ready.is_set()]
 
+    def restart(self, names: Sequence[str]) -> None:
+        """Stop the named programs together, gracefully, and start them again; returns when the old ones have ended."""
+        _together([self.keepers[name].restart for name in names])
+
     def stop(self, names: Sequence[str] | None = None) -> None:
         """Stop the named programs (all, where none are named) together, and wait until they have ended."""
         keepers = [self.keepers[name] for name in (self.keepers if names is None else names)]
         for keeper in keepers:
             keeper.ask_to_stop()
-        threads = [threading.Thread(target=keeper.stop, daemon=True) for keeper in keepers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        _together([keeper.stop for keeper in keepers])
+
+
+def _together(works: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=work, daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

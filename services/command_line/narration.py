@@ -36,7 +36,7 @@ _SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
     "TaskBlocked": (lambda e: f"task blocked at {e['stage']} ({_cause(e)})", BAD),
     "TaskCancelled": (lambda e: f"task cancelled{_of(e, 'reason', ': ')}", ODD),
     "TaskReopened": (lambda e: f"tried again: {', '.join(e['stages'])}", ""),
-    "RunStarted": (lambda e: f"agent {e['agent_name']} begins on {e['host']}", ""),
+    "RunStarted": (lambda e: f"agent {e['agent_name']} begins on {e['host']}{_origin(e)}", ""),
     "RunResumed": (lambda e: f"resumed as epoch {e['epoch']}, after {e['after']}", ODD),
     "RunInterrupted": (lambda e: f"interrupted after {e['after']}", ODD),
     "RunDiverged": (lambda e: f"{e['kind']} diverged: expected {e['expected']}, found {e['found']}", BAD),

@@ -18,6 +18,7 @@ from services.command_line.failures import FAILED, INVALID, UNREACHABLE, Failure
 from services.command_line.options import AsJson
 
 if TYPE_CHECKING:
+    from infra.embedded.reload import NotReloaded, Reloading
     from infra.embedded.supervisor import Report
     from infra.settings import Settings
 
@@ -30,18 +31,23 @@ Home = Annotated[Path, typer.Option(help="Where everything is kept.", show_defau
 def up(
     home: Home = Path(stack_file.HOME_NAME),
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of the HTTP API; 0 takes a free one.")] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Restart the services whose code changes, while work goes on.")
+    ] = False,
 ) -> None:
     """Start Cairn here, until Ctrl-C.
 
     Starts nats-server, PostgreSQL and every service, and starts again what dies. Everything is kept in the home.
     """
-    from infra.embedded.stack import Stack
+    from infra.embedded.reload import Reloader
+    from infra.embedded.stack import SERVICES, Stack
 
     home = home.absolute()
     settings, settings_file = _settings(home, port)
     began = time.monotonic()
     reporter = Reporter()
     stack = Stack(home, settings, settings_file=settings_file, report=reporter.hear)
+    reloader = Reloader(stack.supervisor, SERVICES, reporter.hear)
     stopping = _on_signals()
     try:
         _start(stack)
@@ -49,9 +55,12 @@ def up(
             unready = _wait_until_ready(stack, stopping)
         if not stopping.is_set():
             reporter.greet(stack.url, home, time.monotonic() - began, unready)
+            if reload:
+                reloader.start()
             stopping.wait()
     finally:
         reporter.silence()
+        reloader.stop()
         with console.err().status("Stopping …"):
             stack.stop()
     console.say("Stopped. Everything is kept: `cairn up` goes on from here.")
@@ -132,7 +141,8 @@ class Reporter:
     def silence(self) -> None:
         self._silent.set()
 
-    def hear(self, report: Report) -> None:
+    def hear(self, report: Report | Reloading | NotReloaded) -> None:
+        from infra.embedded.reload import NotReloaded, Reloading
         from infra.embedded.supervisor import Died, Ready, Unready
 
         if self._silent.is_set():
@@ -148,6 +158,11 @@ class Reporter:
             case Ready(name, seconds) if name in self._died:
                 self._died.discard(name)
                 console.note(f"{name} is back ({seconds:.1f} s)", style="green")
+            case Reloading(names, files):
+                self._died.update(names)
+                console.note(f"{_listed(files)} changed: restarting {', '.join(names)}", style="cyan")
+            case NotReloaded(name, files, detail):
+                console.note(f"{_listed(files)} changed, but {name} goes on as it was: {detail}", style="red")
             case Unready(name, seconds):
                 console.note(f"{name} runs, but has not been ready for {seconds:.0f} s", style="yellow")
             case _:
@@ -167,6 +182,10 @@ class Reporter:
             }
         )
         console.say("Ctrl-C stops it.", style="dim")
+
+
+def _listed(files: tuple[str, ...]) -> str:
+    return ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
 def _ending(code: int) -> str:

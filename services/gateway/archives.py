@@ -84,7 +84,7 @@ class Archives:
 
     def _keep(self, scratch: Path, name: str) -> Imported:
         bundle = Bundle(scratch / BUNDLE_FILE)
-        bundle.check()
+        decisions = bundle.check()
         unpack_checkpoints(bundle, scratch / CHECKPOINTS_FOLDER)
         name = name or bundle.manifest.run
         place = self._place(name)
@@ -94,7 +94,7 @@ class Archives:
                 raise Problem(409, "name-taken", detail)
         else:
             scratch.rename(place)
-        return _described(name, bundle.manifest, len(bundle.records()))
+        return _described(name, bundle.manifest, decisions)
 
     async def open(self, name: str) -> Archive:
         if name not in self._open:

@@ -120,18 +120,18 @@ class Bundle:
         self._path = path
         self.manifest = self._manifest()
 
-    def check(self) -> None:
-        """Read everything once."""
+    def check(self) -> int:
+        """Read everything once; answer how many decisions there are."""
         for name in self.manifest.files:
             self.file(name)
-        self.records()
+        return len(self.records())
 
     def file(self, name: str) -> bytes:
         """What the manifest lists under ``name``, compared with its digest."""
         packed = self.manifest.files[name]
         data = self._read(name, packed.size_bytes)
         if hashlib.sha256(data).hexdigest() != packed.sha256:
-            message = f"{name} in the bundle is not what its manifest says: the file is damaged."
+            message = f"the file {name} in the bundle is not what its manifest says: the file is damaged."
             raise BundleUnusable(message)
         return data
 
@@ -188,7 +188,11 @@ class Bundle:
             with zipfile.ZipFile(self._path) as archive, archive.open(name) as file:
                 return _bounded(file, name, limit_bytes)
         except _DAMAGED as error:
-            what = "this is no bundle of a run, or it is damaged" if name == MANIFEST else f"{name} cannot be read"
+            what = (
+                "this is no bundle of a run, or it is damaged"
+                if name == MANIFEST
+                else f"its file {name} cannot be read"
+            )
             message = f"{what} ({error})."
             raise BundleUnusable(message) from error
 
@@ -198,6 +202,6 @@ def _bounded(file: Any, name: str, limit_bytes: int) -> bytes:
     while chunk := file.read(1024**2):
         data.write(chunk)
         if data.tell() > limit_bytes:
-            message = f"{name} in the bundle is larger than its manifest says: the file is damaged."
+            message = f"the file {name} in the bundle is larger than its manifest says: the file is damaged."
             raise BundleUnusable(message)
     return data.getvalue()
