@@ -226,17 +226,14 @@ class SystemStack:
         assert file is not None
         self.url = file.url
         self.key = (self.home / "key").read_text().strip()
-        self.http = self.client()
+        authorization = {"Authorization": f"Bearer {self.key}"}
+        self.http = httpx2.Client(base_url=self.url, headers=authorization, timeout=60.0, trust_env=False)
         self.feed = Feed(self.url, self.key)
 
     def _disconnect(self) -> None:
         if hasattr(self, "feed"):
             self.feed.close()
             self.http.close()
-
-    def client(self, key: str | None = None) -> httpx2.Client:
-        authorization = {"Authorization": f"Bearer {self.key if key is None else key}"}
-        return httpx2.Client(base_url=self.url, headers=authorization, timeout=60.0, trust_env=False)
 
     # ---- asking
 
