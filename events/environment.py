@@ -20,7 +20,7 @@ EFFECTS = ("none", "workspace", "external")
 
 class PrepareEnvironment(Command, frozen=True, kw_only=True):
     """Make the workspace, or find it as it is. ``bases`` are branches or commits merged onto the base branch;
-    with ``restore`` a new workspace shows that checkpoint instead.
+    with ``restore`` a new workspace shows that checkpoint instead, which the environment ``restore_source`` made.
 
     ``sources`` are the environments that made those commits. ``secrets`` maps names of environment variables to
     references that are resolved on the host.
@@ -34,6 +34,7 @@ class PrepareEnvironment(Command, frozen=True, kw_only=True):
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
     restore: str = ""
+    restore_source: str = ""
 
 
 class ExecuteTool(Command, frozen=True, kw_only=True):

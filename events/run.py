@@ -20,8 +20,8 @@ from events.lineage import ForkedFrom
 class StartRun(Command, frozen=True, kw_only=True):
     """The lease of a run: unacknowledged while the run lasts. ``limits`` are the agent's and the task's together.
     ``sources`` are the environments that made ``bases``. Where it is ``forked_from`` another run, its conversation
-    goes on from there. Its workspace begins as the checkpoint ``restore``, and the run's calls are executed on
-    ``host``, where these are given. ``on_divergence`` is one of ``events.divergence.POLICIES``."""
+    goes on from there. Its workspace begins as the checkpoint ``restore`` of the environment ``restore_source``, which
+    lies on ``host``, where these are given."""
 
     task_id: str
     stage: str
@@ -39,6 +39,7 @@ class StartRun(Command, frozen=True, kw_only=True):
     isolation: str = "worktree"
     forked_from: ForkedFrom | None = None
     restore: str = ""
+    restore_source: str = ""
     host: str = ""
     on_divergence: str = "ask"
 

@@ -169,7 +169,7 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
 class RunRequested(Event, frozen=True, kw_only=True):
     """A stage's agent is to run. ``findings`` is what an earlier attempt or a gate left for it to mend.
     ``sources`` are the environments that made the commits ``bases``. In a forked task, a stage's workspace begins as
-    the checkpoint ``restore``, which lies on ``host``."""
+    the checkpoint ``restore`` of the environment ``restore_source``, which lies on ``host``."""
 
     stage: str
     attempt: int
@@ -182,6 +182,7 @@ class RunRequested(Event, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     forked_from: ForkedFrom | None = None
     restore: str = ""
+    restore_source: str = ""
     host: str = ""
 
 

@@ -209,9 +209,12 @@ class Driver:
     async def _present_host(self, *, settled: bool = True) -> str:
         """Where the run's calls go: to the host of its environment while that one lives, else here."""
         environment, hosts = self.history.environment, self.plumbing.hosts
+        is_gone = hosts.settled_gone if settled else hosts.is_gone
+        if not environment.stands and self.command.host not in ("", self.plumbing.host):
+            # What it begins with lies there.
+            return self.plumbing.host if await is_gone(self.command.host) else self.command.host
         if not environment.stands or environment.prepared is None or environment.host == self.plumbing.host:
             return self.plumbing.host
-        is_gone = hosts.settled_gone if settled else hosts.is_gone
         if environment.prepared.bundled and await is_gone(environment.host):
             return self.plumbing.host
         return environment.host
@@ -229,6 +232,7 @@ class Driver:
             bases=self.command.bases,
             sources=self.command.sources,
             restore=self.command.restore,
+            restore_source=self.command.restore_source,
             secrets=self.command.secrets,
             isolation=self.command.isolation,
         )

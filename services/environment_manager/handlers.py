@@ -84,11 +84,13 @@ class Handlers:
         state, _ = await plumbing.environments.load(id)
         if decider.stands(state) or await self._is_needless(command.task_id):
             return
-        restore = state.checkpoint if state.removed or state.lost else command.restore
+        restore, source = command.restore, command.restore_source
+        if state.removed or state.lost:
+            restore, source = state.checkpoint, id
         bundles = self._executor.bundles
         try:
             if restore:
-                await bundles.bring(id, state, restore)
+                await bundles.bring(source, (await plumbing.environments.load(source))[0], restore)
             for source, commit in zip(command.sources, command.bases, strict=False):
                 await bundles.bring(source, (await plumbing.environments.load(source))[0], commit)
             prepared = await plumbing.workspaces.prepare(

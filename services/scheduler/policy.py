@@ -221,6 +221,7 @@ def command_for(task: Task, request: RunRequested | CheckRequested) -> Command:
             sources=request.sources,
             forked_from=request.forked_from,
             restore=request.restore,
+            restore_source=request.restore_source,
             host=request.host,
             secrets=submitted.secrets,
             isolation=submitted.isolation,

@@ -87,7 +87,7 @@ def begin(
             system=system,
             tools=offered(command.agent),
             limits=command.limits,
-            host=command.host or host,
+            host=host,
             runner=runner,
             forked_from=command.forked_from,
         ),

@@ -107,7 +107,6 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
         bases = tuple(branch_name(other) for other in dict.fromkeys(task.submitted.specification.depends_on))
     environment = environment_id(task.id, stage.name)
     taken_over = _taken_over(task, stage, environment)
-    sources = [work.environment_id for work in (*works, taken_over) if work.environment_id]
     fork = task.submitted.forked_from
     return (
         RunRequested(
@@ -119,9 +118,10 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
             agent=command.agent,
             prompt=prompt,
             bases=bases,
-            sources=tuple(sources),
+            sources=tuple(work.environment_id for work in works),
             forked_from=fork if fork is not None and fork.stage == stage.name else None,
             restore=taken_over.commit,
+            restore_source=taken_over.environment_id,
             host=taken_over.host,
         ),
     )
