@@ -244,10 +244,6 @@ class Driver:
         failure = self.history.preparation_failure
         if failure is not None and not stands():
             raise Ending(RunUnprepared(cause=failure.cause, detail=failure.detail, retryable=failure.retryable))
-        lost = [call for call in self.history.environment.lost_calls if call.startswith(f"{self.id}-c")]
-        if lost:
-            detail = f"what {', '.join(lost)} changed in the workspace is lost with the host that it was on"
-            raise Ending(RunUnprepared(cause="changes-lost", detail=detail, retryable=True))
 
     def open_calls(self) -> list[ToolCallRequested]:
         """The calls of the last turn without a result, but for ``submit``, which has none."""

@@ -45,13 +45,18 @@ def prepare(state: Environment, prepared: EnvironmentPrepared, bundle: Checkpoin
 
 
 def move(state: Environment, moved: EnvironmentMoved, *, restored: str) -> Events:
-    """Its host is gone: it lives on where ``moved`` says, from the bundled checkpoint ``restored``.
+    """Its host is gone: it lives on where ``moved`` says, from the bundled checkpoint ``restored``. Where calls had
+    ended that are not in it, the workspace has diverged: nothing begins there before somebody chose.
 
     Nothing where it changed meanwhile: then that host is not gone, or another one was faster.
     """
     if not stands(state) or state.host != moved.from_host or state.bundled != restored:
         return ()
-    return (replace(moved, lost_calls=tuple(call for call, _ in state.unbundled)),)
+    lost = tuple(call for call, _ in state.unbundled)
+    if not lost:
+        return (moved,)
+    diverged = WorkspaceDiverged(kind="checkpoint", expected=state.checkpoint, found=moved.checkpoint)
+    return (replace(moved, lost_calls=lost), diverged)
 
 
 def fail_move(state: Environment, failed: EnvironmentPreparationFailed, from_host: str) -> Events:

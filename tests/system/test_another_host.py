@@ -1,0 +1,133 @@
+"""A host is lost: its runs go on elsewhere, from the last bundled checkpoint, and it may do nothing when it is back."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from events.environment import (
+    BranchPushed,
+    CheckpointBundled,
+    EnvironmentMoved,
+    ToolCallCompleted,
+    ToolCallStarted,
+    ToolCallUncertain,
+)
+from events.run import RunResumed, RunSucceeded
+from events.task import CheckRequested, TaskCompleted
+from tests.integration.git_examples import git
+from tests.system.examples import bare_remote, lines, until_exists
+from tests.system.stack import wait_until
+from tests.system.two_hosts import LEASE_SECONDS, Host, TwoHosts
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+TEST_COMMAND = "test -s one && test -s two && test -s three"
+
+
+def shell(command: str) -> dict[str, Any]:
+    return {"calls": [{"tool": "shell", "arguments": {"command": command}}]}
+
+
+def turns(ran: Path, go: Path) -> list[dict[str, Any]]:
+    """Three files, the second of them by a command that waits."""
+    return [
+        shell("echo 1 > one"),
+        shell(f"echo begun >> '{ran}'; echo half > two; {until_exists(go)}; echo 2 > two; echo ended >> '{ran}'"),
+        shell("cat one two; echo 3 > three"),
+        {"calls": [{"tool": "submit", "arguments": {"summary": "All three."}}]},
+    ]
+
+
+async def until_left(host: Host, environment: str) -> None:
+    await asyncio.to_thread(
+        wait_until, lambda: not host.workspace(environment).parent.exists(), f"{environment} is left", 20.0
+    )
+
+
+async def until_bundled(hosts: TwoHosts) -> None:
+    """What the first call changed is kept elsewhere too; the second one runs."""
+    await hosts.until(ToolCallStarted, 2)
+    await hosts.until(CheckpointBundled, 2)
+
+
+async def test_run_goes_on_when_its_host_is_lost(tmp_path: Path, nats_url: str) -> None:
+    """The call that ran there is uncertain, and executed again from the checkpoint before it; gate and pull request
+    follow the environment. The next step comes within a lease and a second."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    remote = bare_remote(tmp_path / "remote")
+    async with TwoHosts(tmp_path, nats_url, turns(ran, go)) as hosts:
+        await hosts.task(remote, TEST_COMMAND)
+        await until_bundled(hosts)
+        hosts.b.start()
+        await asyncio.sleep(LEASE_SECONDS)
+        hosts.a.kill()
+        killed_at = time.monotonic()
+        go.touch()
+        await hosts.until(ToolCallCompleted, 2)
+        print(f"next step {time.monotonic() - killed_at:.2f} s after the kill, lease {LEASE_SECONDS:g} s")
+        assert time.monotonic() - killed_at < LEASE_SECONDS + 3.0  # a second where the machine does nothing else
+        await hosts.until(TaskCompleted)
+
+        (moved,) = hosts.all(EnvironmentMoved)
+        assert (moved.from_host, moved.host, moved.lost_calls) == ("a", "b", ())
+        assert [resumed.host for resumed in hosts.all(RunResumed)] == ["b"]
+        (uncertain,) = hosts.all(ToolCallUncertain)
+        assert uncertain.resolution == "restore-and-execute-again"
+        assert lines(ran) == ["begun", "begun", "ended"]
+        assert {check.host for check in hosts.all(CheckRequested)} == {"b"}
+        assert len(hosts.all(RunSucceeded)) == 1
+        pushed = hosts.all(BranchPushed)[-1]
+        assert git(remote, "show", f"{pushed.branch}:two") == "2"
+        assert git(remote, "show", f"{pushed.branch}:one") == "1"
+
+
+async def test_host_that_comes_back_says_nothing_and_leaves(tmp_path: Path, nats_url: str) -> None:
+    """It was only cut off: its processes went on, and one ends after the move. Nothing of that gets into the log, its
+    copy is removed, and what ran there ends."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    remote = bare_remote(tmp_path / "remote")
+    async with TwoHosts(tmp_path, nats_url, turns(ran, go)) as hosts:
+        task = await hosts.task(remote, TEST_COMMAND)
+        await until_bundled(hosts)
+        hosts.b.start()
+        await asyncio.sleep(LEASE_SECONDS)
+        hosts.a.pause()
+        await hosts.until(EnvironmentMoved)
+        moved_at = hosts.happened[-1][0].sequence
+        go.touch()
+        hosts.a.go_on()
+        await hosts.until(TaskCompleted)
+        await until_left(hosts.a, f"{task}-development")
+        ends = [event.call_id for event in hosts.all(ToolCallCompleted)]
+        assert len(ends) == len(set(ends))
+        by_a = [
+            record
+            for record, _ in hosts.happened
+            if record.sequence > moved_at and record.envelope.actor.startswith("a-")
+        ]
+        assert by_a == []
+        assert len(hosts.all(EnvironmentMoved)) == 1
+        assert len(hosts.all(RunSucceeded)) == 1
+
+
+async def test_gate_is_checked_elsewhere_when_the_host_of_the_work_is_lost(tmp_path: Path, nats_url: str) -> None:
+    """The run had ended there; nobody holds a lease, but the scheduler asks again where somebody lives."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    go.touch()
+    remote = bare_remote(tmp_path / "remote")
+    gate = tmp_path / "gate"
+    async with TwoHosts(tmp_path, nats_url, turns(ran, go)) as hosts:
+        await hosts.task(remote, f"{until_exists(gate)}; {TEST_COMMAND}")
+        await hosts.until(ToolCallStarted, 4)
+        hosts.b.start()
+        hosts.a.kill()
+        gate.touch()
+        await hosts.until(TaskCompleted)
+        (moved,) = hosts.all(EnvironmentMoved)
+        assert (moved.from_host, moved.host) == ("a", "b")
+        assert git(remote, "show", f"{hosts.all(BranchPushed)[-1].branch}:three") == "3"

@@ -1,0 +1,181 @@
+"""Two workers with a folder each, and a scheduler, over one NATS server: two hosts on one machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+import uuid
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from events import subjects
+from events.envelope import CommandEnvelope, Recorded
+from events.kernel import Command, Event
+from events.project import AddProject, ProjectSettings, Repository
+from events.task import SubmitTask, TaskSpecification
+from infra.clock import SystemClock
+from infra.jetstream.connection import JetStream
+from infra.settings import Nats, Settings
+from tests.service_process import ServiceProcess
+
+LEASE_SECONDS = 2.0
+WORKER_MODULES = {
+    subjects.ENVIRONMENT_MANAGER: "services.environment_manager",
+    subjects.AGENT_RUNNER: "services.agent_runner",
+}
+
+
+class Host:
+    """One worker. ``kill`` is what a power failure is; ``pause`` what a network that is gone looks like to others."""
+
+    def __init__(self, name: str, directory: Path, nats_url: str, environment: dict[str, str]) -> None:
+        self.name = name
+        self.home = directory / name
+        self._nats_url = nats_url
+        self._environment = environment | {"CAIRN_WORKER__HOST": name}
+        self.services: list[ServiceProcess] = []
+
+    def start(self) -> None:
+        self.services = [
+            ServiceProcess(name, ["-m", module], self.home, self._nats_url, **self._environment)
+            for name, module in WORKER_MODULES.items()
+        ]
+        for service in self.services:
+            service.until_ready()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        for service in self.services:
+            service.popen.wait()
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        self.go_on()
+        self.kill()
+
+    def processes(self) -> list[psutil.Process]:
+        """The services, and the shims with all that they run."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                below = Path(process.cwd()).is_relative_to(self.home)
+                if below or process.pid in {service.popen.pid for service in self.services}:
+                    found.append(process)
+        return found
+
+    def workspace(self, environment_id: str) -> Path:
+        return self.home / "environments" / environment_id / "workspace"
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Parents last: a shim that lives must not see its children die.
+        for process in sorted(self.processes(), key=lambda process: process.pid in self._own()):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+
+    def _own(self) -> set[int]:
+        return {service.popen.pid for service in self.services}
+
+
+class TwoHosts:
+    """``a`` is started, ``b`` is not yet. Everything that happened is in ``happened``, as it comes."""
+
+    def __init__(self, directory: Path, nats_url: str, turns: list[dict[str, Any]]) -> None:
+        transcript = directory / "turns.json"
+        transcript.write_text(json.dumps({"turns": turns}))
+        settings_file = directory / "cairn.toml"
+        settings_file.write_text(
+            f'[agents.coder]\nkind = "model"\nprovider = "scripted"\ntranscript = "{transcript}"\n'
+        )
+        self._tenant = f"t{uuid.uuid4().hex[:8]}"
+        environment = {
+            "CAIRN_TENANT": self._tenant,
+            "CAIRN_SETTINGS": str(settings_file),
+            "CAIRN_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),
+            "CAIRN_SCHEDULING__RECONCILE_SECONDS": "0.5",
+            "PYTHONPATH": str(Path.cwd()),
+        }
+        self._directory = directory
+        self._nats_url = nats_url
+        self._environment = environment
+        self.a = Host("a", directory, nats_url, environment)
+        self.b = Host("b", directory, nats_url, environment)
+        self.happened: list[tuple[Recorded, Event]] = []
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._scheduler = ServiceProcess(
+            subjects.SCHEDULER,
+            ["-m", "services.scheduler"],
+            self._directory / "control",
+            self._nats_url,
+            **self._environment,
+        )
+        self._scheduler.until_ready()
+        self.a.start()
+        settings = Settings(tenant=self._tenant, nats=Nats(url=self._nats_url))
+        self._jetstream = await JetStream.connect(settings, "test")
+        self._following = await self._jetstream.log.follow(self._deliver, after=0)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.a.close()
+        self.b.close()
+        self._scheduler.close()
+        await self._following.close()
+        await self._jetstream.close()
+        if exception[0] is not None:
+            for service in (*self.a.services, *self.b.services, self._scheduler):
+                print(f"== {service.name} {service.home}", *service.stderr.splitlines()[-25:], sep="\n")
+
+    def _deliver(self, record: Recorded) -> None:
+        self.happened += [(record, event) for event in record.envelope.events]
+        self._changed.set()
+
+    async def task(self, repository: Path, test_command: str) -> str:
+        """A task of a new project with the agent of the transcript."""
+        project = ProjectSettings(repository=Repository(url=str(repository)), prefix="shop", test_command=test_command)
+        await self._ask("project", AddProject(settings=project))
+        specification = TaskSpecification(project="shop", title="Go on", agent="coder")
+        return await self._ask("project", SubmitTask(specification=specification))
+
+    async def _ask(self, entity: str, command: Command) -> str:
+        envelope = CommandEnvelope(
+            id=uuid.uuid4().hex,
+            tenant=self._tenant,
+            entity=entity,
+            entity_id="shop",
+            time=SystemClock().now(),
+            command=command,
+        )
+        outcome = await self._jetstream.commands.ask(subjects.SCHEDULER, subjects.ANY, envelope, timeout_seconds=10)
+        assert outcome is not None
+        assert outcome.accepted, outcome.message
+        return outcome.entity_id
+
+    def all(self, kind: type[Event]) -> list[Any]:
+        return [event for _, event in self.happened if isinstance(event, kind)]
+
+    async def until(self, kind: type[Event], count: int = 1, seconds: float = 40.0) -> Any:
+        """The ``count``-th event of a kind."""
+        deadline = time.monotonic() + seconds
+        while len(found := self.all(kind)) < count:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                told = "\n".join(f"{record.sequence} {str(event)[:300]}" for record, event in self.happened)
+                message = f"{len(found)} of {count} {kind.__name__}:\n{told}"
+                raise AssertionError(message) from None
+        return found[count - 1]
