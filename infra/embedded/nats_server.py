@@ -17,6 +17,9 @@ from infra.embedded.ports import remembered_port
 from infra.embedded.program import Launch, Program
 
 HOST = "127.0.0.1"
+# Streams reserve as much as they may grow to at most. By default nats-server refuses them where that is more than three
+# quarters of what is free on the disk, so that a disk of a modest size, or one that has filled, would have no streams.
+MOST_BYTES = 2**60
 USER = "cairn"
 
 
@@ -51,6 +54,7 @@ authorization {{
 }}
 jetstream {{
   store_dir: {json.dumps(str(self._directory))}{sync}
+  max_file_store: {MOST_BYTES}
 }}
 """
 
