@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -62,7 +62,10 @@ class AlreadyRunning(CannotStart):
 
 
 class Stack:
-    """One home's processes. ``report`` is told what happens to them, from other threads."""
+    """One home's processes. ``report`` is told what happens to them, from other threads.
+
+    ``variables_of`` gives a service environment variables of its own, over those that all of them get.
+    """
 
     def __init__(
         self,
@@ -70,11 +73,13 @@ class Stack:
         settings: Settings,
         *,
         settings_file: Path | None = None,
+        variables_of: Callable[[str, StackFile], Mapping[str, str]] = lambda name, file: {},
         report: Callable[[Report], None] = lambda report: None,
     ) -> None:
         self.home = home.absolute()
         self._settings = settings
         self._settings_file = settings_file
+        self._variables_of = variables_of
         self._report = report
         self._port = settings.gateway.port
         self._lock: int | None = None
@@ -133,15 +138,14 @@ class Stack:
         nats = NatsServer(self.home / "nats", log_path=logs / "nats-server.log")
         postgres = PostgresServer(self.home / "postgres", log_path=logs / "postgres.log")
         own = psutil.Process()
-        self._write(
-            StackFile(
-                url=self.url,
-                pid=own.pid,
-                started=own.create_time(),
-                nats_url=nats.url,
-                postgres_url=postgres.url,
-            )
+        file = StackFile(
+            url=self.url,
+            pid=own.pid,
+            started=own.create_time(),
+            nats_url=nats.url,
+            postgres_url=postgres.url,
         )
+        self._write(file)
         self.supervisor.add(nats)
         self.supervisor.add(postgres)
         for name, module in SERVICES.items():
@@ -150,7 +154,7 @@ class Stack:
                 module,
                 home=self.home,
                 directory=self.home.parent,
-                environment=self._environment(nats.url, postgres.url),
+                environment={**self._environment(nats.url, postgres.url), **self._variables_of(name, file)},
                 stop_seconds=self._settings.worker.grace_seconds + STOP_MARGIN_SECONDS,
             )
             self.supervisor.add(program)

@@ -66,6 +66,7 @@ class Keeper:
         self.ready = threading.Event()
         self._needs = needs
         self._report = report
+        self._failures = 0
         self._stopping = threading.Event()
         self._restarting = False
         self._stopped = threading.Event()
@@ -74,6 +75,10 @@ class Keeper:
 
     def start(self) -> None:
         self._thread.start()
+
+    def forgive(self) -> None:
+        """Begin anew: the next time that it dies, which may be meant, it is started again at once."""
+        self._failures = 0
 
     def ask_to_stop(self) -> None:
         self._stopping.set()
@@ -102,7 +107,7 @@ class Keeper:
             while not need.ready.wait(POLL_SECONDS):
                 if self._stopping.is_set():
                     return
-        failures, wait = 0, 0.0
+        wait = 0.0
         while not self._stopping.wait(wait):
             began = time.monotonic()
             code, detail = self._live()
@@ -112,12 +117,13 @@ class Keeper:
             if self._stopping.is_set():
                 return
             if self._restarting:
-                self._restarting, failures, wait = False, 0, 0.0
+                self._restarting, self._failures, wait = False, 0, 0.0
                 continue
-            failures = 1 if time.monotonic() - began > STABLE_SECONDS else failures + 1
-            wait = 0.0 if failures == 1 else min(FIRST_WAIT_SECONDS * 2 ** (failures - 2), LONGEST_WAIT_SECONDS)
+            self._failures = 1 if time.monotonic() - began > STABLE_SECONDS else self._failures + 1
+            exponent = self._failures - 2
+            wait = 0.0 if self._failures == 1 else min(FIRST_WAIT_SECONDS * 2**exponent, LONGEST_WAIT_SECONDS)
             self.restarts += 1
-            self._report(Died(self.program.name, failures, code, wait, detail))
+            self._report(Died(self.program.name, self._failures, code, wait, detail))
 
     def _live(self) -> tuple[int | None, str]:
         """Start it and stay until it has ended; answers its exit code and its last words."""
