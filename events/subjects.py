@@ -12,6 +12,7 @@ CALLS                cmd.<tenant>.environment-manager.<host>.call.<id>  derived 
 OUTPUT               out.<tenant>.<run>                                 what processes print
 CONTENT              content.<tenant>.<digest>                          large payloads by SHA-256
 HOSTS                host.<tenant>.<host>                               each host's last sign of life, in memory
+LEASES               lease.<tenant>.<run>                               the runs that somebody holds now, in memory
 DEAD_LETTERS         dead.<tenant>.<service>                            what could not be handled, with the reason
 ==================== ================================================== ============================================
 """
@@ -26,6 +27,7 @@ CALLS = "CALLS"
 OUTPUT = "OUTPUT"
 CONTENT = "CONTENT"
 HOSTS = "HOSTS"
+LEASES = "LEASES"
 DEAD_LETTERS = "DEAD_LETTERS"
 
 SCHEDULER = "scheduler"
@@ -75,6 +77,10 @@ def content(tenant: str, digest: str) -> str:
 
 def host(tenant: str, name: str) -> str:
     return f"host.{tenant}.{name}"
+
+
+def lease(tenant: str, run: str) -> str:
+    return f"lease.{tenant}.{run}"
 
 
 def dead_letter(tenant: str, service: str) -> str:

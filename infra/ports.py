@@ -175,6 +175,28 @@ async def read_content(store: ContentStore, content: Content) -> str:
     return f"[content {content.digest} is not here]" if data is None else data.decode(errors="replace")
 
 
+class RunLease(msgspec.Struct, frozen=True, kw_only=True):
+    """That the process ``runner`` on ``host`` holds a run."""
+
+    run_id: str
+    runner: str
+    host: str
+
+
+class RunLeases(Protocol):
+    """Which runs are held now. To be seen by others only: what keeps two from holding a run is the log."""
+
+    def hold(self, lease: RunLease, seconds: float) -> None:
+        """Say that the run is held; unless it is said again, that lapses after so many seconds (at least 1). It may
+        get lost."""
+
+    def release(self, run_id: str) -> None:
+        """Say that the run is not held any more; it may get lost, and lapses then."""
+
+    async def held(self) -> dict[str, RunLease]:
+        """The runs that are held now, by id. Raises ``Transient``."""
+
+
 class HostRegistry(Protocol):
     """The last sign of life of each host."""
 

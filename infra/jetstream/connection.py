@@ -22,6 +22,7 @@ from infra.jetstream.event_log import JetStreamEventLog
 from infra.jetstream.host_registry import JetStreamHostRegistry
 from infra.jetstream.output_store import JetStreamOutputStore
 from infra.jetstream.requests import Requests
+from infra.jetstream.run_leases import JetStreamRunLeases
 from infra.jetstream.source import JetStreamCommandSource
 from infra.jetstream.streams import make_streams, verify_streams
 from infra.settings import Settings
@@ -36,8 +37,8 @@ FLUSH_SECONDS = 2
 
 
 class JetStream:
-    """``log``, ``commands``, ``source``, ``content``, ``output``, ``dead_letters`` and ``hosts`` implement
-    ``infra.ports``."""
+    """``log``, ``commands``, ``source``, ``content``, ``output``, ``dead_letters``, ``hosts`` and ``leases``
+    implement ``infra.ports``."""
 
     def __init__(self, settings: Settings, client: LeanClient, requests: Requests) -> None:
         tenant = settings.tenant
@@ -48,6 +49,7 @@ class JetStream:
         self.output = JetStreamOutputStore(requests, tenant)
         self.dead_letters = JetStreamDeadLetters(requests, tenant)
         self.hosts = JetStreamHostRegistry(requests, tenant)
+        self.leases = JetStreamRunLeases(requests, tenant)
         self._settings = settings
         self._client = client
         self._requests = requests

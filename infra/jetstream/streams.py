@@ -16,6 +16,8 @@ DUPLICATE_WINDOW = 120 * SECOND
 # Longer than the duplicate window and than any lease; a call that nobody took by then is sent again from the log.
 CALLS_MAX_AGE = 600 * SECOND
 HOSTS_MAX_AGE = 24 * 3600 * SECOND
+# Each lease says itself how long it lasts; this bounds what somebody else may put there.
+LEASES_MAX_AGE = 3600 * SECOND
 OUTPUT_MAX_AGE = 7 * 24 * 3600 * SECOND
 OUTPUT_MAX_BYTES = 16 * 1024**3
 
@@ -80,6 +82,17 @@ def stream_configs(tenant: str, replicas: int) -> list[dict[str, Any]]:
         },
         base
         | {
+            "name": subjects.LEASES,
+            "subjects": ["lease.>"],
+            "storage": "memory",
+            "retention": "limits",
+            "max_msgs_per_subject": 1,
+            "max_age": LEASES_MAX_AGE,
+            "allow_msg_ttl": True,
+            "allow_direct": True,
+        },
+        base
+        | {
             "name": subjects.HOSTS,
             "subjects": ["host.>"],
             "storage": "memory",
@@ -131,7 +144,7 @@ async def verify_streams(requests: Requests, tenant: str, replicas: int) -> None
         for key, wanted, found in _differences(config, actual):
             if key in {"max_bytes", "max_age", "max_msgs", "num_replicas"} and name != subjects.events_stream(tenant):
                 continue  # How much of these is kept, and how safely, is the operator's to decide.
-            if key == "storage" and name in {subjects.CALLS, subjects.HOSTS}:
+            if key == "storage" and name in {subjects.CALLS, subjects.HOSTS, subjects.LEASES}:
                 continue  # A file costs time, and survives a restart that nobody is there to repair.
             if key == "num_replicas" and isinstance(found, int) and found >= replicas:
                 continue

@@ -9,13 +9,14 @@ from infra.memory.command_bus import MemoryCommandBus
 from infra.memory.event_log import MemoryEventLog
 from infra.memory.host_registry import MemoryHostRegistry
 from infra.memory.queues import MemoryCommandSource
+from infra.memory.run_leases import MemoryRunLeases
 from infra.memory.stores import MemoryContentStore, MemoryDeadLetters, MemoryOutputStore
 from infra.ports import Clock
 
 
 class Memory:
-    """``log``, ``commands``, ``source``, ``content``, ``output``, ``dead_letters`` and ``hosts`` implement
-    ``infra.ports``."""
+    """``log``, ``commands``, ``source``, ``content``, ``output``, ``dead_letters``, ``hosts`` and ``leases``
+    implement ``infra.ports``."""
 
     connected = True
 
@@ -28,6 +29,7 @@ class Memory:
         self.output = MemoryOutputStore(clock)
         self.dead_letters = MemoryDeadLetters(self.source, clock)
         self.hosts = MemoryHostRegistry(clock)
+        self.leases = MemoryRunLeases(clock)
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """The connection never breaks, so ``callback`` is never called."""

@@ -23,6 +23,7 @@ from infra.ports import (
     EventLog,
     Following,
     OutputStore,
+    RunLeases,
 )
 from infra.settings import Nats, Settings
 
@@ -40,6 +41,7 @@ class Plumbing:
         self.content: ContentStore = real.content
         self.output: OutputStore = real.output
         self.dead_letters: DeadLetters = real.dead_letters
+        self.leases: RunLeases = real.leases
         self.publish = publish
 
     def decision(self, id: str, entity_id: str = "r1", *, entity: str = "run", text: str = "on") -> Envelope:

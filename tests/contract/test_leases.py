@@ -1,0 +1,45 @@
+"""What everybody can see of who holds which run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from infra.ports import RunLease
+from tests.contract.conftest import Plumbing
+
+
+def lease(run: str, runner: str = "r1") -> RunLease:
+    return RunLease(run_id=run, runner=runner, host="here")
+
+
+async def seen(plumbing: Plumbing, *leases: RunLease) -> None:
+    """Wait until these are held, and no others."""
+    async with asyncio.timeout(10.0):
+        while await plumbing.leases.held() != {item.run_id: item for item in leases}:
+            await asyncio.sleep(0.02)
+
+
+async def test_held_runs_are_seen_with_their_holders(plumbing: Plumbing) -> None:
+    """The last one who said it counts."""
+    plumbing.leases.hold(lease("a"), 60.0)
+    plumbing.leases.hold(lease("b"), 60.0)
+    plumbing.leases.hold(lease("b", "r2"), 60.0)
+    await seen(plumbing, lease("a"), lease("b", "r2"))
+
+
+async def test_lease_that_is_not_said_again_lapses(plumbing: Plumbing) -> None:
+    """Each after its own time, without anybody doing anything."""
+    plumbing.leases.hold(lease("short"), 1.0)
+    plumbing.leases.hold(lease("long"), 60.0)
+    await seen(plumbing, lease("short"), lease("long"))
+    await seen(plumbing, lease("long"))
+
+
+async def test_released_run_is_held_no_more(plumbing: Plumbing) -> None:
+    """At once; another may hold it then."""
+    plumbing.leases.hold(lease("a"), 60.0)
+    await seen(plumbing, lease("a"))
+    plumbing.leases.release("a")
+    await seen(plumbing)
+    plumbing.leases.hold(lease("a", "r2"), 60.0)
+    await seen(plumbing, lease("a", "r2"))
