@@ -41,13 +41,13 @@ class JetStreamRunLeases:
             message = f"it cannot be seen which runs are held: {error}"
             raise Transient(message) from error
         leases: dict[str, RunLease] = {}
-        for message in found:
-            if not message.data:
+        for item in found:
+            if not item.data:
                 continue
             try:
-                lease = _decode(message.data)
+                lease = _decode(item.data)
             except msgspec.MsgspecError:
-                logger.warning("message %d of %s is skipped: it is no lease", message.sequence, subjects.LEASES)
+                logger.warning("message %d of %s is skipped: it is no lease", item.sequence, subjects.LEASES)
                 continue
             leases[lease.run_id] = lease
         return leases

@@ -20,6 +20,7 @@ from services.agent_runner.driver import Plumbing
 from services.agent_runner.handlers import Handlers
 from services.agent_runner.ports import Model, Models
 from services.agent_runner.prompts import system_prompt
+from services.agent_runner.shown import ShownLeases
 from services.agent_runner.watch import Watch
 
 
@@ -66,7 +67,14 @@ class AgentRunner:
             backoff_seconds=settings.worker.model_backoff_seconds,
             hosts=hosts,
         )
-        handlers = Handlers(plumbing)
+        leases = ShownLeases(
+            jetstream.leases,
+            runtime.clock,
+            runner=runner,
+            host=settings.host,
+            seconds=settings.worker.lease_seconds,
+        )
+        handlers = Handlers(plumbing, leases)
         jetstream.on_reconnect(handlers.send_again_soon)
         self._consumer = consumer(
             runtime,

@@ -182,7 +182,7 @@ class Driver:
         plumbing = self.plumbing
         system = plumbing.system_prompt(self.command.agent)
         self.epoch = self.run.epoch + 1
-        waiting, after = bool(self.open_calls()), self._last_result()
+        waiting, after = bool(self.open_calls()), self.history.last_result(self.run)
         host = await self._present_host()
         await self.decide(
             lambda run: decider.begin(
@@ -197,12 +197,6 @@ class Driver:
         )
         self.epoch = self.run.epoch
         logger.info("taken", run=self.id, epoch=self.epoch, after=self.run.last)
-
-    def _last_result(self) -> str:
-        """The last durable step in words, where that is the result of a call; else empty."""
-        result_of = self.history.conversation.result_of
-        ended = [call for call in self.run.calls if result_of(call.call_id) is not None]
-        return f"result of {ended[-1].tool} ({ended[-1].call_id})" if ended and not self.run.reminders else ""
 
     # ---- the environment and its calls
 

@@ -8,11 +8,13 @@ from events.errors import CommandRejected
 from events.run import StartRun
 from services.agent_runner import model_loop, program_loop
 from services.agent_runner.driver import Driver, Plumbing
+from services.agent_runner.shown import ShownLeases
 
 
 class Handlers:
-    def __init__(self, plumbing: Plumbing) -> None:
+    def __init__(self, plumbing: Plumbing, leases: ShownLeases) -> None:
         self._plumbing = plumbing
+        self._leases = leases
         self._driving: set[Driver] = set()
 
     def send_again_soon(self) -> None:
@@ -28,6 +30,7 @@ class Handlers:
         driver = Driver(self._plumbing, envelope, command)
         self._driving.add(driver)
         try:
-            await driver.drive(model_loop.work if isinstance(command.agent, ModelAgent) else program_loop.work)
+            async with self._leases.shown(envelope.entity_id):
+                await driver.drive(model_loop.work if isinstance(command.agent, ModelAgent) else program_loop.work)
         finally:
             self._driving.discard(driver)

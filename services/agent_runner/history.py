@@ -22,6 +22,7 @@ from events.kernel import Event
 from events.lineage import ForkedFrom
 from events.run import (
     AnswerReceived,
+    Run,
     RunDiverged,
     RunReconciled,
     RunResumed,
@@ -113,6 +114,11 @@ class History:
     def call_end(self, call_id: str) -> CallEnd | None:
         """How the call of an agent program ended in the environment."""
         return self._call_ends.get(call_id)
+
+    def last_result(self, run: Run) -> str:
+        """The last durable step of the run in words, where that is the result of a call; else empty."""
+        ended = [call for call in run.calls if self.conversation.result_of(call.call_id) is not None]
+        return f"result of {ended[-1].tool} ({ended[-1].call_id})" if ended and not run.reminders else ""
 
     def waiting_for_people_since(self) -> datetime | None:
         """When the first question that is still open was asked."""

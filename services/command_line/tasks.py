@@ -155,7 +155,7 @@ def show(context: typer.Context, id: Id, as_json: AsJson = False) -> None:
                     run["steps"],
                     run["input_tokens"] + run["output_tokens"],
                     run["cost_usd"],
-                    console.shortened(run["detail"] or run["summary"], 60),
+                    console.shortened(run["detail"] or _interrupted(run) or run["summary"], 60),
                 )
                 for run in runs
             ],
@@ -203,6 +203,11 @@ def _show(task: dict[str, Any], why: str = "") -> None:
 
 def _origin(forked_from: dict[str, Any] | None) -> str:
     return f"{forked_from['run_id']} at {forked_from['sequence']}" if forked_from else ""
+
+
+def _interrupted(run: dict[str, Any]) -> str:
+    found = run.get("interrupted")
+    return f"since {console.ago(found['since'])}, after {found['after']}" if found else ""
 
 
 def _diverged(task: dict[str, Any]) -> list[dict[str, Any]]:

@@ -71,6 +71,7 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             checkpoints=HostCheckpoints(jetstream.commands, jetstream.content, runtime.clock, tenant=chosen.tenant),
             archives=Archives(chosen.home_path / "imports"),
             dead_letters=jetstream.dead_letters,
+            leases=jetstream.leases,
             read_models=read_models,
             read_model_progress=progress,
             explainer=ReadModelExplainer(read_models, runtime.clock, chosen.scheduling.agents_at_once),

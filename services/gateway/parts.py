@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from infra.health import Health
-from infra.ports import ContentStore, DeadLetters, EventLog
+from infra.ports import ContentStore, DeadLetters, EventLog, RunLeases
 from services.gateway.archives import Archives
 from services.gateway.commands import Commands
 from services.gateway.output_stream import OutputStreams
@@ -23,6 +23,7 @@ class Parts:
     checkpoints: Checkpoints
     archives: Archives
     dead_letters: DeadLetters
+    leases: RunLeases
     read_models: OpenReadModels
     read_model_progress: ReadModelProgress
     explainer: Explainer

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from infra.ports import read_content
 from projections.queries import ReadModels, Row
 from services.gateway.answers import Json, unavailable
+from services.gateway.held_runs import asked_statuses, held_now, shown_run, shown_tasks
 from services.gateway.openapi import ONE, PAGE, TEXT, TracedRoute
 from services.gateway.parts import parts
 from services.gateway.schemas import LARGEST_SEQUENCE
@@ -37,6 +38,7 @@ TaskStatus = Literal[
     "in_review",
     "needs_input",
     "diverged",
+    "interrupted",
     "completed",
     "failed",
     "blocked",
@@ -76,15 +78,25 @@ async def tasks(
     """Newest first."""
     models, at = await _models(request, wait_for)
     rows = await models.tasks(
-        project=_token(project, "project"), statuses=status, after=_token(after, "task"), limit=limit
+        project=_token(project, "project"),
+        statuses=asked_statuses(status),
+        after=_token(after, "task"),
+        limit=limit,
     )
-    return _page(rows, limit, at)
+    shown = await shown_tasks(models, rows, await held_now(parts(request).leases))
+    items = [row for row in shown if status is None or row["status"] in status]
+    return Json({"items": items, "next": rows[-1]["id"] if len(rows) == limit else None}, headers=at)
 
 
 @router.get("/tasks/{id}", responses=ONE)
 async def task(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
     models, at = await _models(request, wait_for)
-    return _one(await models.task(checked_id(id, "task")), "task", id, at)
+    found = await models.task(checked_id(id, "task"))
+    if found is not None:
+        held = await held_now(parts(request).leases)
+        (found,) = await shown_tasks(models, [found], held)
+        found["run_list"] = [shown_run(row, held) for row in found["run_list"]]
+    return _one(found, "task", id, at)
 
 
 @router.get("/tasks/{id}/runs", responses=PAGE)
@@ -93,7 +105,8 @@ async def runs_of_task(request: Request, id: str, wait_for: WaitFor = 0) -> Resp
     found = await models.task(checked_id(id, "task"))
     if found is None:
         raise not_found(id, "task")
-    return _page(found["run_list"], None, at)
+    held = await held_now(parts(request).leases)
+    return _page([shown_run(row, held) for row in found["run_list"]], None, at)
 
 
 @router.get("/tasks/{id}/why", responses=ONE)
@@ -107,7 +120,10 @@ async def why(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
 @router.get("/runs/{id}", responses=ONE)
 async def run(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
     models, at = await _models(request, wait_for)
-    return _one(await models.run(checked_id(id, "run")), "run", id, at)
+    found = await models.run(checked_id(id, "run"))
+    if found is not None:
+        found = shown_run(found, await held_now(parts(request).leases))
+    return _one(found, "run", id, at)
 
 
 @router.get("/runs/{id}/timeline", responses=PAGE)

@@ -16,6 +16,10 @@ from tests.system.test_kills import NEVER_SECONDS, requests_of
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 
+# So that nobody has to wait for long until a lease lapses.
+WORKER = {"lease_seconds": 3.0}
+
+
 class Interrupted:
     """A task whose agent has mended the greeting, and whose runner died while the model thought about what follows."""
 
@@ -155,6 +159,25 @@ def test_workspace_that_was_deleted_comes_back(stack: SystemStack, model: ModelS
     assert len(stack.feed.all("EnvironmentLost", run.task)) == 1
     assert stack.feed.all("RunDiverged", run.task) == []
     assert "greeting.txt" in run.published()
+
+
+def test_run_that_nobody_holds_is_no_ghost(stack: SystemStack, model: ModelServer, tmp_path: Path) -> None:
+    """Its runner is killed and kept away: it is shown as interrupted, since when and after what, and found as such."""
+    run = Interrupted(stack, model, tmp_path, "No ghost")
+    path = f"/runs/{run.run}"
+    assert stack.get(path, wait_for=stack.last_sequence())["status"] == "running"
+    assert stack.get(path)["lease"]["host"]
+    with stack.away("agent-runner"):
+        wait_until(lambda: stack.get(path)["status"] == "interrupted", "the lease lapses")
+        shown = stack.get(path)
+        assert shown["lease"] is None
+        assert shown["interrupted"]["after"] == "step 1"
+        assert stack.get(f"/tasks/{run.task}")["status"] == "interrupted"
+        assert run.task in [row["id"] for row in stack.items("/tasks", status="interrupted")]
+        assert run.task not in [row["id"] for row in stack.items("/tasks", status="running")]
+        assert "after step 1" in stack.cairn("task", "show", run.task)
+    stack.feed.ended(run.task)
+    assert stack.get(path, wait_for=stack.last_sequence())["status"] == "succeeded"
 
 
 def test_directory_that_nobody_knows_is_removed(stack: SystemStack) -> None:
