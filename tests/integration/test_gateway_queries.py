@@ -9,6 +9,7 @@ from events.content import Inline
 from events.project import ProjectAdded
 from events.pull_request import PullRequestOpened
 from events.task import TaskCancelled
+from infra.ports import RunLease
 from tests.gateway_stack import gateway_stack, project_settings, projecting, scheduler
 from tests.integration.test_gateway_commands import problem
 from tests.integration.test_gateway_streams import started
@@ -61,6 +62,12 @@ async def test_every_query(nats_url: str, postgres_url: str, tmp_path: Path) -> 
         last = await stack.append("pull_request", "shop-1", opened("shop-1"))
         get = stack.client.get
         assert (await get(f"{API}/queue", params={"wait_for": last})).status_code == 200
+        assert (await get(f"{API}/runs/{run}")).json()["interrupted"]["after"] == "its start"
+        for status, ids in (("interrupted", ["shop-1"]), ("running", []), ("queued", ["shop-2"])):
+            page = (await get(f"{API}/tasks", params={"status": status})).json()
+            assert ids == [row["id"] for row in page["items"]], status
+        stack.jetstream.leases.hold(RunLease(run_id=run, runner="r1", host="here"), 60.0)
+        assert list(await stack.jetstream.leases.held()) == [run]
 
         lists = {
             "/projects": 1,
