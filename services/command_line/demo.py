@@ -8,6 +8,7 @@ environment-manager. Both come back, both commands turn out to have run once, an
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -38,9 +39,10 @@ KILLS = {"shop-1": "agent-runner", "shop-2": "environment-manager"}
 
 
 def demo(
-    directory: Annotated[Path, typer.Option(help="Where the demo makes its repository and keeps its data.")] = Path(
-        "cairn-demo"
-    ),
+    directory: Annotated[
+        Path | None,
+        typer.Option(help="Where the demo makes its repository and keeps its data; else ./cairn-demo, or -2, -3 …"),
+    ] = None,
 ) -> None:
     """Show the main job from task to pull request, with two services killed on the way.
 
@@ -49,7 +51,7 @@ def demo(
     from infra.embedded.stack import Stack
     from infra.settings import load
 
-    directory = directory.absolute()
+    directory = (directory or _free_directory()).absolute()
     if directory.exists() and any(directory.iterdir()):
         message = f"{directory} is not empty: remove it, or choose another place with --directory."
         raise Failure(message, exit_code=INVALID)
@@ -76,6 +78,12 @@ def demo(
     _tell(story, counted, directory, time.monotonic() - began)
     if not story.passed or any(count != 1 for count in counted.values()):
         raise typer.Exit(FAILED)
+
+
+def _free_directory() -> Path:
+    """Earlier demos are kept: the first name that none has."""
+    names = (Path(f"cairn-demo-{number}") if number > 1 else Path("cairn-demo") for number in itertools.count(1))
+    return next(path for path in names if not path.exists())
 
 
 class Story:
