@@ -204,12 +204,16 @@ class SystemStack:
         self._stack.stop()
 
     @contextlib.contextmanager
-    def up(self) -> Iterator[subprocess.Popen[bytes]]:
+    def up(self, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
         """``cairn up`` in a process of its own, ready; ended by SIGTERM."""
         told = self.directory / "up.log"
         with told.open("wb") as log:
             process = subprocess.Popen(
-                [*CAIRN, "up"], cwd=self.directory, env=clean_environment(), stdout=log, stderr=subprocess.STDOUT
+                [*CAIRN, "up", *options],
+                cwd=self.directory,
+                env=clean_environment() | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         try:
             wait_until(lambda: process.poll() is not None or "is ready" in told.read_text(), "it is up")
