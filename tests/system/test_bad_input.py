@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
 import shutil
 import subprocess
 import threading
@@ -234,31 +233,3 @@ def test_requests_that_are_refused(stack: SystemStack, shop: str) -> None:
         assert refused.status_code == 401
         assert refused.headers["content-type"] == "application/problem+json"
     assert "key" in stack.cairn("--key", "wrong", "task", "list", exit_code=3)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_no_space_for_the_store(tmp_path: Path) -> None:
-    """On a disk that is too small nothing is started, and how much is missing is said."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=50m", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        started = subprocess.run(
-            [*CAIRN, "up", "--port", "0"],
-            cwd=disk,
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert started.returncode == 1
-        assert "MB are free on the disk of" in started.stderr
-        assert "the store needs at least" in started.stderr
-        assert not (disk / ".cairn" / "nats").exists()
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
