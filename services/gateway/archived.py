@@ -106,6 +106,9 @@ class ArchivedCheckpoints:
     async def pack(self, environment: Environment, commit: str) -> bytes:
         return await self._git(environment, "archive", "--format=tar.gz", commit)
 
+    async def check(self, environment: Environment, commit: str) -> None:
+        await self._git(environment, "cat-file", "-e", f"{commit}^{{commit}}")
+
     async def bundle(self, environment: Environment) -> bytes:
         raise _read_only()
 
@@ -141,7 +144,11 @@ def _git(repository: Path, *arguments: str) -> bytes:
         environment["GIT_DIR"] = str(repository)
     try:
         done = subprocess.run(
-            ["git", *arguments], env=environment, capture_output=True, timeout=GIT_SECONDS, check=True
+            ["git", "-c", "core.quotePath=false", *arguments],
+            env=environment,
+            capture_output=True,
+            timeout=GIT_SECONDS,
+            check=True,
         )
     except FileNotFoundError as error:
         message = "git is not installed where the gateway runs, so its checkpoints cannot be read"

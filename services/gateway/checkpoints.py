@@ -18,7 +18,8 @@ from infra.ports import Clock, CommandBus, ContentStore
 from infra.telemetry import current_trace
 from services.gateway.ports import HostSilent
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 50.0
+CHECK_SECONDS = 3.0
 
 
 class HostCheckpoints:
@@ -36,10 +37,16 @@ class HostCheckpoints:
     async def pack(self, environment: Environment, commit: str) -> bytes:
         return await self._ask(environment, PackWorkspace(commit=commit))
 
+    async def check(self, environment: Environment, commit: str) -> None:
+        command = CompareCheckpoints(older=commit, newer=commit)
+        await self._ask(environment, command, timeout_seconds=CHECK_SECONDS)
+
     async def bundle(self, environment: Environment) -> bytes:
         return await self._ask(environment, BundleCheckpoints())
 
-    async def _ask(self, environment: Environment, command: Command) -> bytes:
+    async def _ask(
+        self, environment: Environment, command: Command, *, timeout_seconds: float = ANSWER_SECONDS
+    ) -> bytes:
         envelope = CommandEnvelope(
             id=uuid.uuid4().hex,
             tenant=self._tenant,
@@ -51,7 +58,7 @@ class HostCheckpoints:
             trace=current_trace(),
         )
         host = environment.host
-        outcome = await self._bus.ask(subjects.ENVIRONMENT_MANAGER, host, envelope, timeout_seconds=ANSWER_SECONDS)
+        outcome = await self._bus.ask(subjects.ENVIRONMENT_MANAGER, host, envelope, timeout_seconds=timeout_seconds)
         if outcome is None:
             message = f"the checkpoints of {environment.id} lie on host {host}, which does not answer"
             raise HostSilent(message)

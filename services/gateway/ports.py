@@ -58,6 +58,9 @@ class Checkpoints(Protocol):
     async def pack(self, environment: Environment, commit: str) -> bytes:
         """The files of a checkpoint as a tar archive, compressed with gzip."""
 
+    async def check(self, environment: Environment, commit: str) -> None:
+        """Nothing where the checkpoint is there; answers soon."""
+
     async def bundle(self, environment: Environment) -> bytes:
         """Every checkpoint of the environment, with all that they stand upon, as a git bundle."""
 

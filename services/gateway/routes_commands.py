@@ -94,7 +94,7 @@ async def fork_run(request: Request, id: str, body: schemas.ForkRun, key: Key = 
     then = await past.run_at(found.log, id, str(body.at))
     if then.checkpoint:
         with contextlib.suppress(HostSilent):  # Then the new task's own run finds out.
-            await found.checkpoints.diff(run.environment, then.checkpoint, then.checkpoint)
+            await found.checkpoints.check(run.environment, then.checkpoint)
     wish = Wish(subjects.SCHEDULER, TASK.name, run.task_id, body.command(id))
     return await _do(request, wish, key, created=True, look=f"{API}/tasks")
 

@@ -185,3 +185,24 @@ def _runs(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_is_restarted_has_not_died(tmp_path: Path) -> None:
+    """The old process ends, gracefully or not, before the new one begins; nothing is reported as a death."""
+    reports = Reports()
+    supervisor = Supervisor(reports)
+    supervisor.add(Script("willing", tmp_path, FOREVER))
+    supervisor.add(
+        Script("stubborn", tmp_path, f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {FOREVER}")
+    )
+    try:
+        assert supervisor.wait_until_ready(20) == []
+        before = {name: keeper.program.pid for name, keeper in supervisor.keepers.items()}
+        supervisor.restart(["willing", "stubborn"])
+        assert [pid for pid in before.values() if pid is not None and psutil.pid_exists(pid)] == []
+        assert supervisor.wait_until_ready(20) == []
+        after = {name: keeper.program.pid for name, keeper in supervisor.keepers.items()}
+        assert all(after[name] not in (None, before[name]) for name in before)
+        assert [keeper.restarts for keeper in supervisor.keepers.values()] == [0, 0]
+    finally:
+        supervisor.stop()
