@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 2.0
+RECONCILE_SECONDS = 60.0
 # Decisions that wait for the writer beyond this are read again by replay rather than kept in memory.
 MOST_WAITING = 50_000
 
@@ -103,7 +105,9 @@ class Projector:
     async def _follow(self, opened: Connection, store: Store) -> None:
         """Write what comes, until it comes faster than it can be written."""
         inbox = Inbox()
+        created_at = await self._log.created_at()
         following = await self._log.follow(inbox.put, after=store.sequence)
+        watching = asyncio.create_task(self._watch_fit(store, inbox, created_at))
         opened.add_termination_listener(inbox.wake)
         self._report(True, "")
         try:
@@ -112,10 +116,28 @@ class Projector:
                 if opened.is_closed():
                     message = "PostgreSQL closed the connection"
                     raise Transient(message)
+                if inbox.unfit:
+                    message = f"the read models do not fit the log any more ({inbox.unfit})"
+                    raise Transient(message)
                 await _write(store, batch)
         finally:
+            watching.cancel()
             opened.remove_termination_listener(inbox.wake)
             await following.close()
+
+    async def _watch_fit(self, store: Store, inbox: Inbox, created_at: datetime) -> None:
+        """Every minute: a log that was put back from a copy is not the one that the read models were made of."""
+        while not inbox.unfit:
+            await self._clock.sleep(RECONCILE_SECONDS)
+            known = schema.Checkpoint(version=schema.VERSION, log_created_at=created_at, sequence=store.sequence)
+            try:
+                reason = schema.why_unfit(known, await self._log.created_at(), await self._log.last_sequence())
+            except Transient as error:
+                log.warning("the log cannot be compared with the read models", error=str(error))
+                continue
+            if reason:
+                inbox.unfit = reason
+                inbox.wake()
 
 
 class Inbox:
@@ -123,6 +145,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.overflowed = False
+        self.unfit = ""
         self._records: list[Recorded] = []
         self._arrived = asyncio.Event()
 

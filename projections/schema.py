@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Raised with every change of the tables or of a fold.
 VERSION = 3
 
+# The version of read models that somebody wants to be made anew.
+ASKED = 0
+
 TABLES = (
     "projects",
     "tasks",
@@ -71,14 +74,31 @@ async def checkpoint(connection: Connection, schema: str) -> Checkpoint | None:
 
 
 def why_unfit(found: Checkpoint | None, log_created_at: datetime, last_sequence: int) -> str:
-    """Why read models must be rebuilt: ``missing``, ``version``, ``other-log`` or ``ahead``; empty where they fit."""
+    """Why read models must be rebuilt: ``missing``, ``asked`` (by ``ask_for_rebuild``), ``version``,
+    ``other-log`` or ``ahead``; empty where they fit."""
     if found is None:
         return "missing"
+    if found.version == ASKED:
+        return "asked"
     if found.version != VERSION:
         return "version"
     if found.log_created_at != log_created_at:
         return "other-log"
     return "ahead" if found.sequence > last_sequence else ""
+
+
+async def ask_for_rebuild(connection: Connection, schema: str) -> bool:
+    """Have the projector rebuild the read models now; readers use the old ones until then. False where there are none.
+
+    Its session is ended: when it comes back, it looks at the checkpoint."""
+    async with connection.transaction():
+        asked = await connection.execute(f"UPDATE {quoted(schema)}.checkpoint SET version = $1", ASKED)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid() "
+            "AND (classid::bigint << 32) | objid::bigint = hashtextextended($1, 0)",
+            schema,
+        )
+    return bool(asked != "UPDATE 0")
 
 
 async def create(connection: Connection, schema: str, log_created_at: datetime) -> None:

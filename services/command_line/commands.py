@@ -11,6 +11,7 @@ from services.command_line import (
     operations,
     projects,
     pull_requests,
+    read_models,
     replaying,
     stack_commands,
     tasks,
@@ -53,4 +54,5 @@ app.command()(operations.environments)
 app.command()(operations.notifications)
 app.add_typer(operations.dead_letters, name="dead-letters")
 app.add_typer(operations.agents, name="agents")
+app.add_typer(read_models.commands, name="projector")
 app.command()(version)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import typer
 
+from events.errors import CairnError
 from infra.embedded import stack_file
 from services.command_line import console
 from services.command_line.failures import FAILED
@@ -211,6 +212,23 @@ def check_stack(home: Path) -> Iterator[Check]:
             reason = "is starting" if run_file is None else unready_reason(run_file)
             yield Check(name, WARNING if reason else OK, reason or f"ready (process {entry.pid})")
     yield check_durability(home)
+    yield check_read_models()
+
+
+def check_read_models() -> Check:
+    """Whether the read models are a fold of this log, and how far they are."""
+    import asyncio
+
+    from services.command_line.read_models import compare, settings_here
+
+    name = "read models"
+    try:
+        found, last, unfit = asyncio.run(compare(settings_here()))
+    except CairnError as error:
+        return Check(name, WARNING, f"cannot be compared with the log: {error}")
+    if unfit or found is None:
+        return Check(name, WARNING, f"do not fit the log ({unfit}): the projector makes them anew")
+    return Check(name, OK, f"at {found.sequence} of {last} of the log; `cairn projector rebuild` makes them anew")
 
 
 def check_durability(home: Path) -> Check:

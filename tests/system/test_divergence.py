@@ -180,6 +180,17 @@ def test_run_that_nobody_holds_is_no_ghost(stack: SystemStack, model: ModelServe
     assert stack.get(path, wait_for=stack.last_sequence())["status"] == "succeeded"
 
 
+def test_read_models_are_compared_with_the_log_and_made_anew(stack: SystemStack) -> None:
+    """The doctor says how far they are; what is made anew is the same."""
+    before = stack.read_models()
+    told = stack.cairn("projector", "rebuild")
+    assert "made anew" in told
+    assert stack.read_models() == before
+    checks = {check["name"]: check for check in stack.json("doctor")}
+    assert checks["read models"]["verdict"] == "ok"
+    assert "of the log" in checks["read models"]["detail"]
+
+
 def test_directory_that_nobody_knows_is_removed(stack: SystemStack) -> None:
     """When the environment-manager starts; the log says so."""
     orphan = stack.home / "environments" / "nobody-1-development"
