@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
@@ -43,9 +43,10 @@ from infra.entities import Cause, EntityStore
 from infra.hosts import Hosts
 from infra.ports import Clock, ContentStore, EventLog, read_content
 from infra.sender import Sender
+from infra.snapshots import SnapshotFile
 from services.agent_runner.deciders import run as decider
 from services.agent_runner.ending import Ending, Unsettled, failure_text, is_retryable
-from services.agent_runner.history import History
+from services.agent_runner.history import History, HistorySnapshot
 from services.agent_runner.ports import Model
 from services.agent_runner.reconciliation import reconcile
 from services.agent_runner.watch import Watch
@@ -73,6 +74,7 @@ class Plumbing:
     open_model: Callable[[ModelAgent], Model]
     system_prompt: Callable[[Agent], str]
     configured: Callable[[str], Agent | None]
+    snapshots: Callable[[str], SnapshotFile[HistorySnapshot]]
     host: str
     runner: str
     backoff_seconds: float
@@ -101,6 +103,9 @@ class Driver:
         self._scope: asyncio.Timeout | None = None
         self._resend_at = 0.0
         self._displaced = False
+        self._snapshots = plumbing.snapshots(self.id)
+        self._log_created_at: datetime | None = None
+        self._kept_steps = 0
         self._texts: dict[str, str] = {}
         self._spans: dict[str, telemetry.Span] = {}
 
@@ -116,9 +121,11 @@ class Driver:
         plumbing = self.plumbing
         plumbing.runs.forget(self.id)
         try:
-            own = await self.history.load(plumbing.log, plumbing.watch, self.command.forked_from)
-            plumbing.runs.apply(self.id, own)
-            await self._begin()
+            await self._load()
+            if not await self._begin():
+                self.history.leave(plumbing.watch)
+                self.history = History(self.id, self.command.environment_id, self.command.task_id, self.changed)
+                await self._load()
             with telemetry.span(
                 f"invoke_agent {self.command.agent_name}",
                 trace=self._trace,
@@ -131,9 +138,31 @@ class Driver:
                 finally:
                     looking.cancel()
             await self._report()
+            self._snapshots.remove()
         finally:
             self.history.leave(plumbing.watch)
             plumbing.runs.forget(self.id)
+
+    async def _load(self) -> None:
+        """Begin where the last snapshot on this host ends, if there is one."""
+        plumbing = self.plumbing
+        self._log_created_at = await plumbing.log.created_at()
+        found = self._snapshots.load(
+            created_at=self._log_created_at, last_sequence=await plumbing.log.last_sequence()
+        )
+        snapshot = found[0] if found is not None else None
+        own = await self.history.load(plumbing.log, plumbing.watch, self.command.forked_from, snapshot)
+        if snapshot is not None:
+            plumbing.runs.put(self.id, snapshot.run, snapshot.revision)
+        plumbing.runs.apply(self.id, own)
+
+    def _keep_snapshot(self) -> None:
+        """Every so many steps, so that a successor folds no more than those."""
+        kept = self.plumbing.runs.peek(self.id)
+        if kept is not None and self._log_created_at is not None:
+            self._snapshots.save(
+                self.history.snapshot(*kept), created_at=self._log_created_at, sequence=kept[1]
+            )
 
     async def _work(self, work: Work) -> None:
         if self.run.ended is not None:
@@ -176,16 +205,30 @@ class Driver:
         )
         decision = await self.plumbing.runs.decide(self.id, cause, decide)
         self.history.add_own(decision.events, self.plumbing.clock.now())
+        if self.run.steps >= self._kept_steps + STEPS_BETWEEN_SNAPSHOTS:
+            self._kept_steps = self.run.steps
+            self._keep_snapshot()
         return decision.events
 
-    async def _begin(self) -> None:
+    async def _load(self) -> None:
         plumbing = self.plumbing
+        own = await self.history.load(plumbing.log, plumbing.watch, self.command.forked_from)
+        plumbing.runs.apply(self.id, own)
+
+    async def _begin(self) -> bool:
+        """Take the run. False where its holder until then got further since it was loaded: then the history lacks
+        something."""
+        plumbing = self.plumbing
+        loaded = decided_on = self.run
         system = plumbing.system_prompt(self.command.agent)
         self.epoch = self.run.epoch + 1
         waiting, after = bool(self.open_calls()), self.history.last_result(self.run)
         host = await self._present_host()
-        await self.decide(
-            lambda run: decider.begin(
+
+        def begin(run: Run) -> Sequence[Event]:
+            nonlocal decided_on
+            decided_on = run
+            return decider.begin(
                 run,
                 self.command,
                 host=host,
@@ -194,9 +237,11 @@ class Driver:
                 waiting=waiting,
                 after=after,
             )
-        )
+
+        await self.decide(begin)
         self.epoch = self.run.epoch
         logger.info("taken", run=self.id, epoch=self.epoch, after=self.run.last)
+        return decided_on is loaded
 
     # ---- the environment and its calls
 

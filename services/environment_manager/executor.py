@@ -255,6 +255,9 @@ class Executor:
         """Work on the call until it is known how it ends. Raises ``Uncertain`` where that cannot be known."""
         began = asyncio.get_running_loop().time()
         state = await self._state(room)
+        if not decider.stands(state):
+            # Whoever asks may have read in the log that it stands before the answer to our append came back.
+            state, _ = await self._plumbing.environments.load(room.id)
         try:
             if not decider.stands(state):
                 message = f"environment {room.id} has no workspace"
