@@ -100,6 +100,7 @@ class Keeper:
         try:
             self.program.stop()
         finally:
+            self.ready.clear()
             self._stopped.set()
 
     def _keep(self) -> None:
