@@ -74,6 +74,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     ends: int = 0
     refused: bool = False
+    exit_code: int | None = None
     changed: bool = False
     resolutions: tuple[str, ...] = ()
 
@@ -81,6 +82,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """``conversations`` are what the model was shown, by run; ``executions`` what was counted outside the log."""
 
+    task: str
     ended: str
     events: Counter[str]
     recovery: Counter[str]
@@ -118,6 +120,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     def events_named(self, name: str) -> list[str]:
         """The events of that name, each as often as it happened."""
         return [text for text in self.events.elements() if f'"type":"{name}"' in text]
+
+    def executed(self, call_id: str) -> int:
+        """How often executions of that call were counted."""
+        name = _neutral(call_id, self.task)
+        return sum(count for line, count in self.executions.items() if line.split()[0] == name)
 
     def violations(self) -> list[str]:
         """What must not be in any log, whatever was killed."""
@@ -163,6 +170,7 @@ def account_of(task: str, records: Sequence[Recorded], executions: Iterable[str]
             waiting += isinstance(event, DeliveryPlanned) - (name in ("DeliverySucceeded", "DeliveryAbandoned"))
     kept = ended in (TaskFailed.__name__, TaskBlocked.__name__)
     return Account(
+        task=task,
         ended=ended,
         events=events,
         recovery=recovery,
@@ -207,8 +215,10 @@ def _after(call: Call, event: Event) -> Call:
     match event:
         case ToolCallStarted():
             return msgspec.structs.replace(call, starts=call.starts + 1)
-        case ToolCallCompleted(checkpoint=checkpoint) | ToolCallFailed(checkpoint=checkpoint):
-            return msgspec.structs.replace(call, ends=call.ends + 1, changed=bool(checkpoint))
+        case ToolCallCompleted(checkpoint=checkpoint, exit_code=code):
+            return msgspec.structs.replace(call, ends=call.ends + 1, changed=bool(checkpoint), exit_code=code)
+        case ToolCallFailed(checkpoint=checkpoint, exit_code=code):
+            return msgspec.structs.replace(call, ends=call.ends + 1, changed=bool(checkpoint), exit_code=code)
         case ToolCallInterrupted():
             return msgspec.structs.replace(call, ends=call.ends + 1)
         case ToolCallUncertain(resolution=resolution):

@@ -32,8 +32,9 @@ from infra.embedded.stack import SERVERS, SERVICES, Stack
 from infra.embedded.supervisor import Report
 from infra.faults.account import Account, account_of, belongs
 from infra.faults.log_proxy import Append, LogProxy, When
+from infra.faults.recording import transcript_of
 from infra.jetstream.connection import JetStream
-from infra.ports import Following
+from infra.ports import Following, read_content
 from infra.settings import Nats, Settings, load
 
 PROJECT = "lab"
@@ -101,7 +102,7 @@ class Laboratory:
         self.home = directory / ".cairn"
         self.executions = directory / "executions"
         self.proxy = LogProxy()
-        self._agents = agents
+        self._agents = dict(agents)
         self._project = project
         self._settings = settings or {}
         self._report = report
@@ -117,10 +118,7 @@ class Laboratory:
 
     async def start(self) -> None:
         """Start everything and add the project."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        settings_file = self.directory / "cairn.toml"
-        document = {"gateway": {"port": 0}, **self._settings, "agents": msgspec.to_builtins(dict(self._agents))}
-        settings_file.write_text(_toml_document(document), encoding="utf-8")
+        settings_file = self._write_settings()
         settings = load(settings_file, {})
         await self.proxy.open(tuple(SERVICES))
         self._stack = Stack(
@@ -170,8 +168,8 @@ class Laboratory:
             point.number, point.when, victims=lambda handler: self._processes_of(point.victim, handler), strike=strike
         )
         settled = until or (lambda account: account.settled)
-        trial = await self._try(specification, lambda account: settled(account) and self._back(), seconds)
-        await self._until(lambda: self._back(), READY_SECONDS)
+        trial = await self._try(specification, lambda account: settled(account) and self.is_complete(), seconds)
+        await self._until(lambda: self.is_complete(), READY_SECONDS)
         return trial
 
     async def kill(self, victim: str, handler: str = "") -> None:
@@ -185,6 +183,17 @@ class Laboratory:
         if victim in _GROUPS:
             self._end_shims()
         await self._until(lambda: not any(self._lives(name, pid) for name, pid in dying.items()), READY_SECONDS)
+
+    def add_agent(self, name: str, agent: Agent) -> None:
+        """Describe one more agent; a scheduler that runs reads the file again when it is asked for it."""
+        self._agents[name] = agent
+        self._write_settings()
+
+    async def recorded(self) -> dict[str, Any]:
+        """What the model said in the last task, as a transcript."""
+        assert self._jetstream is not None
+        content = self._jetstream.content
+        return await transcript_of(self._records, lambda item: read_content(content, item))
 
     async def next_task(self, specification: TaskSpecification) -> str:
         """Submit a task; answers its id, known or not whether it was taken."""
@@ -212,6 +221,19 @@ class Laboratory:
         await self._until(check, seconds)
         return account
 
+    def _write_settings(self) -> Path:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "cairn.toml"
+        document = {"gateway": {"port": 0}, **self._settings, "agents": msgspec.to_builtins(self._agents)}
+        fresh = path.with_name(".cairn.toml")
+        fresh.write_text(_toml_document(document), encoding="utf-8")
+        fresh.replace(path)
+        return path
+
+    def is_complete(self) -> bool:
+        """Whether every process is there again."""
+        return all(keeper.ready.is_set() for keeper in self._keepers.values())
+
     # ---- one task
 
     async def _try(self, specification: TaskSpecification, done: Callable[[Account], bool], seconds: float) -> Trial:
@@ -231,10 +253,6 @@ class Laboratory:
 
     def _at_rest(self, account: Account) -> bool:
         return account.settled and time.monotonic() - self._heard_at > QUIET_SECONDS
-
-    def _back(self) -> bool:
-        """Whether every process is there again."""
-        return all(keeper.ready.is_set() for keeper in self._keepers.values())
 
     async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds

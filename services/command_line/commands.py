@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.command_line import (
     bundles,
+    crash_test,
     demo,
     doctor,
     forking,
@@ -38,6 +39,7 @@ app.command()(stack_commands.up)
 app.command()(stack_commands.down)
 app.command()(stack_commands.status)
 app.command()(demo.demo)
+app.command()(crash_test.crash_test)
 app.command()(doctor.doctor)
 app.add_typer(projects.commands, name="project")
 app.add_typer(tasks.commands, name="task")

@@ -20,7 +20,8 @@ class Remove(msgspec.Struct, frozen=True):
 
 
 class Continue(msgspec.Struct, frozen=True):
-    """The log wants this call and holds no end of it: adopt its process, resolve it, or begin it."""
+    """The log wants this call and holds no end of it: adopt its process, resolve it, or begin it. Where it is a gate's
+    check that has ended, its result was not heard: tell it again."""
 
     command: ExecuteTool
 
@@ -89,8 +90,10 @@ def reconcile(
         if (call := id.partition(".")[0]) not in environment.running
         and (call not in wanted or call in environment.ended)
     ]
+    # The task still asks for the check: that it ended was not heard.
+    untold = [wanted[id] for id in ordered if id in environment.ended and wanted[id].check_stage]
     looking = [Inspect()] if active and not missing and not environment.running else []
-    return [*unwanted, *strays, *map(Continue, missing), *looking]
+    return [*unwanted, *strays, *map(Continue, [*missing, *untold]), *looking]
 
 
 def prepare_again(environment: Environment) -> PrepareEnvironment:

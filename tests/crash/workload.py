@@ -91,7 +91,7 @@ def _transcript(counts: Path) -> dict[str, Any]:
             "All at once.",
             shell("write", "echo more >> notes.txt"),
             call("announce", text="now"),
-            call("read_file", path="notes.txt"),
+            call("read_file", path="README.md"),
         ),
         turn("", call("submit", summary="I did not run the tests.")),
     ]

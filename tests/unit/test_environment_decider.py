@@ -20,11 +20,13 @@ from events.environment import (
     ToolCallStarted,
     ToolCallUncertain,
 )
+from events.kernel import replace
 from events.run import RUN, ModelResponded, Run, RunCancelled, RunStarted, ToolCallRefused, ToolCallRequested
 from events.task import CheckRequested, TaskBlocked, TaskCancelled, TaskCompleted, TaskFailed
 from events.task_state import TASK, Task
 from services.environment_manager import reconcile
 from services.environment_manager.deciders import environment as decider
+from services.environment_manager.ports import Checkpoint
 from services.environment_manager.reconcile import (
     Abandon,
     Continue,
@@ -287,3 +289,40 @@ def test_interrupted_call_is_an_end_like_any_other() -> None:
     interrupted = ToolCallInterrupted(call_id="c1", run_id="run-1", tool="shell", reason="cancelled")
     story = standing().given([started("c1"), interrupted])
     assert reconcile.reconcile(story.state, task(), {"c1": execute("c1")}) == []
+
+
+def test_check_that_has_ended_is_told_again_while_its_task_asks() -> None:
+    """Whoever executed it may have died before it told the scheduler."""
+    check = replace(execute("k1"), check_stage="development")
+    ended = ToolCallCompleted(call_id="k1", run_id="run-1", tool="shell", duration_ms=1)
+    state = standing().given([ended]).state
+    assert reconcile.reconcile(state, task(), {"k1": check}) == [Continue(check)]
+    assert reconcile.reconcile(state, task(), {"k1": execute("k1")}) == []
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "kinds_decided"),
+    [
+        (0, ["ToolCallUncertain", "ToolCallCompleted"]),
+        (1, ["ToolCallUncertain"]),
+        (9, ["ToolCallUncertain", "ToolCallInterrupted"]),
+        (None, ["ToolCallUncertain", "ToolCallInterrupted"]),
+    ],
+)
+def test_probe_decides_about_an_uncertain_call(exit_code: int | None, kinds_decided: list[str]) -> None:
+    """It happened: its answer is the result. It did not: again. Nobody knows: the agent is told. All is recorded."""
+    command = execute(effects="external", retry="probe")
+    story = standing().given([started("c1")])
+    probed = decider.Probed(asked="is it there", answered=Inline("yes"), exit_code=exit_code)
+    left = Checkpoint("c9", "t9")
+    events = story.when(lambda state: decider.resolve_uncertain(state, command, probed, left))
+    assert kinds(events) == kinds_decided
+    uncertain = events[0]
+    assert isinstance(uncertain, ToolCallUncertain)
+    assert (uncertain.asked, uncertain.answered, uncertain.answer_code) == ("is it there", Inline("yes"), exit_code)
+    for end in events[1:]:
+        assert isinstance(end, ToolCallCompleted | ToolCallInterrupted)
+        assert end.checkpoint == "c9"
+    if exit_code == 0:
+        assert isinstance(events[1], ToolCallCompleted)
+        assert events[1].content == Inline("yes")
