@@ -121,6 +121,16 @@ def call_result(event: Event) -> CallResult | None:
     return None if result is None else result(event)
 
 
+class ConversationState(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation as a snapshot keeps it: the messages, and of the last turn its calls, those open and results."""
+
+    messages: list[Message]
+    turns: int
+    calls: list[str]
+    open_calls: list[str]
+    results: list[CallResult]
+
+
 class Conversation:
     """Feed it with ``apply``; ``messages`` is what the model is to be shown while no calls are open."""
 
@@ -130,6 +140,26 @@ class Conversation:
         self._calls: list[str] = []
         self._open: dict[str, None] = {}
         self._results: dict[str, CallResult] = {}
+
+    @classmethod
+    def of(cls, state: ConversationState) -> Conversation:
+        """The conversation that a snapshot tells of."""
+        conversation = cls()
+        conversation.messages = list(state.messages)
+        conversation.turns = state.turns
+        conversation._calls = list(state.calls)
+        conversation._open = dict.fromkeys(state.open_calls)
+        conversation._results = {result.call_id: result for result in state.results}
+        return conversation
+
+    def state(self) -> ConversationState:
+        return ConversationState(
+            messages=self.messages,
+            turns=self.turns,
+            calls=self._calls,
+            open_calls=self.open_calls,
+            results=[self._results[call_id] for call_id in self._calls if call_id in self._results],
+        )
 
     @property
     def open_calls(self) -> list[str]:

@@ -120,6 +120,10 @@ class EntityStore(Generic[S]):
         message = f"{self._entity.name} {id} was changed by others {ATTEMPTS} times in a row"
         raise RevisionConflict(message)
 
+    def put(self, id: str, state: S, revision: int) -> None:
+        """Begin with a state that a snapshot tells of; what came since is to be applied before anything is decided."""
+        self._keep(id, state, revision)
+
     def forget(self, id: str) -> None:
         self._kept.pop(id, None)
 

@@ -36,7 +36,7 @@ class SnapshotFile(Generic[S]):
 
     def __init__(self, path: Path, kind: type[S]) -> None:
         self._path = path
-        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=_decode)
+        self._decoder: msgspec.msgpack.Decoder[S] = _decoder_of(kind)  # type: ignore[arg-type]
 
     def save(self, state: S, *, created_at: datetime, sequence: int) -> None:
         """Keep ``state``, the fold of the log made at ``created_at`` up to ``sequence``. A full disk only costs the
@@ -59,7 +59,8 @@ class SnapshotFile(Generic[S]):
             header = msgspec.msgpack.decode(data[4 : 4 + length], type=_Header)
             if header.code != code_digest() or header.created_at != created_at or header.sequence > last_sequence:
                 return None
-            return self._decoder.decode(data[4 + length :]), header.sequence
+            state: S = self._decoder.decode(data[4 + length :])
+            return state, header.sequence
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
@@ -77,6 +78,11 @@ def code_digest() -> str:
     for path in sorted(Path(str(events.__file__)).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def _decoder_of(kind: type[Any]) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind, dec_hook=_decode)
 
 
 def _encode(value: Any) -> Any:

@@ -16,8 +16,8 @@ from infra.sender import Sender
 from infra.service import Runtime, run
 from services.agent_runner.adapters import open_model
 from services.agent_runner.adapters.http import Http
-from services.agent_runner.driver import Plumbing
 from services.agent_runner.handlers import Handlers
+from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.ports import Model, Models
 from services.agent_runner.prompts import system_prompt
 from services.agent_runner.shown import ShownLeases
@@ -62,6 +62,7 @@ class AgentRunner:
             open_model=models.open,
             system_prompt=_system,
             configured=settings.agents.get,
+            snapshots=settings.home_path / "snapshots" / "runs",
             host=settings.host,
             runner=runner,
             backoff_seconds=settings.worker.model_backoff_seconds,

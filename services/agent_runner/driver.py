@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 import structlog
 
 from events import subjects, tools
-from events.agents import Agent, ModelAgent
 from events.calls import call_of_run
 from events.content import Content, Inline
 from events.envelope import CommandEnvelope
@@ -39,17 +37,14 @@ from events.run import (
 )
 from events.task import AskQuestion, RecordRunFailed, RecordRunSucceeded, StageResult
 from infra import semantics, telemetry
-from infra.entities import Cause, EntityStore
-from infra.hosts import Hosts
-from infra.ports import Clock, ContentStore, EventLog, read_content
-from infra.sender import Sender
-from infra.snapshots import SnapshotFile
+from infra.entities import Cause
+from infra.ports import read_content
 from services.agent_runner.deciders import run as decider
 from services.agent_runner.ending import Ending, Unsettled, failure_text, is_retryable
-from services.agent_runner.history import History, HistorySnapshot
-from services.agent_runner.ports import Model
+from services.agent_runner.history import History
+from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.reconciliation import reconcile
-from services.agent_runner.watch import Watch
+from services.agent_runner.snapshots import RunSnapshots
 
 logger = structlog.get_logger()
 
@@ -58,27 +53,6 @@ T = TypeVar("T")
 LOOK_SECONDS = 0.5
 RESEND_SECONDS = 10.0
 BUNDLE_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Plumbing:
-    """What every driver of a process shares. ``open_model`` raises ``Permanent`` for an agent that cannot be had;
-    ``configured`` gives the agent that has a name now, as far as this host knows."""
-
-    log: EventLog
-    runs: EntityStore[Run]
-    content: ContentStore
-    sender: Sender
-    clock: Clock
-    watch: Watch
-    open_model: Callable[[ModelAgent], Model]
-    system_prompt: Callable[[Agent], str]
-    configured: Callable[[str], Agent | None]
-    snapshots: Callable[[str], SnapshotFile[HistorySnapshot]]
-    host: str
-    runner: str
-    backoff_seconds: float
-    hosts: Hosts
 
 
 Work = Callable[["Driver"], Awaitable[None]]
@@ -103,9 +77,7 @@ class Driver:
         self._scope: asyncio.Timeout | None = None
         self._resend_at = 0.0
         self._displaced = False
-        self._snapshots = plumbing.snapshots(self.id)
-        self._log_created_at: datetime | None = None
-        self._kept_steps = 0
+        self._snapshots = RunSnapshots(self.id, plumbing.snapshots)
         self._texts: dict[str, str] = {}
         self._spans: dict[str, telemetry.Span] = {}
 
@@ -144,25 +116,8 @@ class Driver:
             plumbing.runs.forget(self.id)
 
     async def _load(self) -> None:
-        """Begin where the last snapshot on this host ends, if there is one."""
         plumbing = self.plumbing
-        self._log_created_at = await plumbing.log.created_at()
-        found = self._snapshots.load(
-            created_at=self._log_created_at, last_sequence=await plumbing.log.last_sequence()
-        )
-        snapshot = found[0] if found is not None else None
-        own = await self.history.load(plumbing.log, plumbing.watch, self.command.forked_from, snapshot)
-        if snapshot is not None:
-            plumbing.runs.put(self.id, snapshot.run, snapshot.revision)
-        plumbing.runs.apply(self.id, own)
-
-    def _keep_snapshot(self) -> None:
-        """Every so many steps, so that a successor folds no more than those."""
-        kept = self.plumbing.runs.peek(self.id)
-        if kept is not None and self._log_created_at is not None:
-            self._snapshots.save(
-                self.history.snapshot(*kept), created_at=self._log_created_at, sequence=kept[1]
-            )
+        await self._snapshots.load(self.history, plumbing.runs, plumbing.log, plumbing.watch, self.command.forked_from)
 
     async def _work(self, work: Work) -> None:
         if self.run.ended is not None:
@@ -205,15 +160,8 @@ class Driver:
         )
         decision = await self.plumbing.runs.decide(self.id, cause, decide)
         self.history.add_own(decision.events, self.plumbing.clock.now())
-        if self.run.steps >= self._kept_steps + STEPS_BETWEEN_SNAPSHOTS:
-            self._kept_steps = self.run.steps
-            self._keep_snapshot()
+        self._snapshots.keep(self.history, decision.state, self.plumbing.runs)
         return decision.events
-
-    async def _load(self) -> None:
-        plumbing = self.plumbing
-        own = await self.history.load(plumbing.log, plumbing.watch, self.command.forked_from)
-        plumbing.runs.apply(self.id, own)
 
     async def _begin(self) -> bool:
         """Take the run. False where its holder until then got further since it was loaded: then the history lacks

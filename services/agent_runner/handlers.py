@@ -7,7 +7,8 @@ from events.envelope import CommandEnvelope
 from events.errors import CommandRejected
 from events.run import StartRun
 from services.agent_runner import model_loop, program_loop
-from services.agent_runner.driver import Driver, Plumbing
+from services.agent_runner.driver import Driver
+from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.shown import ShownLeases
 
 

@@ -1,7 +1,8 @@
 """What a run knows of the log: its own events, its environment's and its task's, folded as they come.
 
 It is loaded once, when the run is taken, and kept up to date by what the run appends itself and by the watch. The
-conversation with the model is one of its folds.
+conversation with the model is one of its folds. Of a long run a snapshot lies on this host, so that taking it again
+does not cost more the longer it has become.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from events.conversation import Conversation
+import msgspec
+
+from events.conversation import Conversation, ConversationState
 from events.envelope import Recorded
 from events.environment import (
     ENVIRONMENT,
@@ -36,6 +39,22 @@ from infra.ports import EventLog
 from services.agent_runner.watch import Watch
 
 
+class HistorySnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A history as it was, with the run at its revision. ``revisions`` are those of environment and task."""
+
+    run: Run
+    revision: int
+    conversation: ConversationState
+    environment: Environment
+    task: Task
+    revisions: dict[str, int]
+    started_at: datetime | None
+    last_at: datetime | None
+    uncounted: timedelta
+    asked_at: dict[str, datetime]
+    call_ends: dict[str, CallEnd]
+
+
 class History:
     """``changed`` is called after each record that came in from others."""
 
@@ -56,19 +75,29 @@ class History:
         self._revisions = {ENVIRONMENT.name: 0, TASK.name: 0}
         self._early: list[Recorded] | None = []
 
-    async def load(self, log: EventLog, watch: Watch, forked_from: ForkedFrom | None = None) -> list[Recorded]:
-        """Read and fold everything; answer the run's own records. From here on the watch keeps it up to date.
+    async def load(
+        self,
+        log: EventLog,
+        watch: Watch,
+        forked_from: ForkedFrom | None = None,
+        snapshot: HistorySnapshot | None = None,
+    ) -> list[Recorded]:
+        """Read and fold everything, or what came since the snapshot; answer the run's own records of that. From here
+        on the watch keeps it up to date.
 
         Of a fork, the conversation begins with that of the runs that it goes on from; nothing else of them counts."""
         watch.add(ENVIRONMENT.name, self.environment.id, self.receive)
         watch.add(TASK.name, self.task.id, self.receive)
-        for record in await ancestors(log, forked_from):
-            for event in record.envelope.events:
-                self.conversation.apply(event)
-        own = await log.load("run", self._run_id)
+        if snapshot is not None:
+            self._restore(snapshot)
+        else:
+            for record in await ancestors(log, forked_from):
+                for event in record.envelope.events:
+                    self.conversation.apply(event)
+        own = await log.load("run", self._run_id, after=snapshot.revision if snapshot is not None else 0)
         others = [
-            *await log.load(ENVIRONMENT.name, self.environment.id),
-            *await log.load(TASK.name, self.task.id),
+            *await log.load(ENVIRONMENT.name, self.environment.id, after=self._revisions[ENVIRONMENT.name]),
+            *await log.load(TASK.name, self.task.id, after=self._revisions[TASK.name]),
         ]
         for record in sorted([*own, *others], key=lambda record: record.sequence):
             if record.envelope.entity == "run":
@@ -80,6 +109,33 @@ class History:
             self._fold(record)
         self.preparation_failure = None
         return own
+
+    def snapshot(self, run: Run, revision: int) -> HistorySnapshot:
+        """All of it, with the run as it is now."""
+        return HistorySnapshot(
+            run=run,
+            revision=revision,
+            conversation=self.conversation.state(),
+            environment=self.environment,
+            task=self.task,
+            revisions=self._revisions,
+            started_at=self.started_at,
+            last_at=self._last_at,
+            uncounted=self.uncounted,
+            asked_at=self._asked_at,
+            call_ends=self._call_ends,
+        )
+
+    def _restore(self, snapshot: HistorySnapshot) -> None:
+        self.conversation = Conversation.of(snapshot.conversation)
+        self.environment = snapshot.environment
+        self.task = snapshot.task
+        self._revisions = dict(snapshot.revisions)
+        self.started_at = snapshot.started_at
+        self._last_at = snapshot.last_at
+        self.uncounted = snapshot.uncounted
+        self._asked_at = dict(snapshot.asked_at)
+        self._call_ends = dict(snapshot.call_ends)
 
     def leave(self, watch: Watch) -> None:
         watch.remove(ENVIRONMENT.name, self.environment.id, self.receive)

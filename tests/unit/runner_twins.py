@@ -31,7 +31,8 @@ from infra.hosts import Hosts
 from infra.memory.plumbing import Memory
 from infra.sender import Sender
 from services.agent_runner import model_loop
-from services.agent_runner.driver import Driver, Plumbing
+from services.agent_runner.driver import Driver
+from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest
 from services.agent_runner.watch import Watch
 from services.scheduler.deciders import task as task_decider

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 from events.content import Inline
-from events.run import AnswerReceived, ModelResponded, RunResumed, ToolCallRequested
+from events.environment import ENVIRONMENT, ToolCallCompleted
+from events.run import RUN, AnswerReceived, ModelResponded, Run, RunResumed, ToolCallRequested
+from infra.clock import SystemClock
+from infra.entities import Cause, EntityStore
+from infra.memory.plumbing import Memory
 from services.agent_runner.history import History
+from services.agent_runner.snapshots import STEPS_BETWEEN, RunSnapshots
+from services.agent_runner.watch import Watch
 from tests.unit.examples import NOW
 
 
@@ -40,3 +47,37 @@ def test_waiting_for_a_person_is_counted_out_once() -> None:
     run.add_own((resumed(),), NOW + after(50))
     run.add_own((AnswerReceived(call_id="c1", answer="yes"),), NOW + after(100))
     assert run.uncounted == after(100)
+
+
+async def test_a_history_begins_with_its_snapshot_and_ends_where_a_whole_one_does(tmp_path: Path) -> None:
+    """Run, environment, conversation and the time that counts are the same either way."""
+    memory = Memory()
+    clock = SystemClock()
+    runs, environments = EntityStore(memory.log, RUN, clock), EntityStore(memory.log, ENVIRONMENT, clock)
+
+    async def steps(numbers: range) -> None:
+        for step in numbers:
+            call = ToolCallRequested(
+                call_id=f"c{step}", step=step, tool="shell", arguments=Inline("{}"), effects="none"
+            )
+            answer = ModelResponded(step=step, text=f"step {step}", output_tokens=1)
+            await runs.decide("r", Cause(id=f"r{step}"), lambda run, e=(answer, call): e)  # type: ignore[misc]
+            end = ToolCallCompleted(call_id=call.call_id, run_id="r", tool="shell", duration_ms=1)
+            await environments.decide("e", Cause(id=f"e{step}"), lambda state, end=end: (end,))  # type: ignore[misc]
+
+    async def loaded(directory: Path | None) -> tuple[History, EntityStore[Run]]:
+        history, store = History("r", "e", "t", lambda: None), EntityStore(memory.log, RUN, clock)
+        await RunSnapshots("r", directory).load(history, store, memory.log, Watch(memory.log), None)
+        return history, store
+
+    await steps(range(1, STEPS_BETWEEN + 1))
+    await loaded(tmp_path)
+    assert (tmp_path / "r").exists()
+    await steps(range(STEPS_BETWEEN + 1, STEPS_BETWEEN + 4))
+    history, store = await loaded(tmp_path)
+    whole, whole_store = await loaded(None)
+    assert history.conversation.messages == whole.conversation.messages
+    assert history.conversation.turns == STEPS_BETWEEN + 3
+    assert history.environment == whole.environment
+    assert history.uncounted == whole.uncounted
+    assert store.peek("r") == whole_store.peek("r")
