@@ -87,12 +87,15 @@ class ProgramAgent(
     """Any command as an agent: its output is the log, its exit code the result.
 
     The prompt is in the file named by ``$CAIRN_PROMPT_FILE`` and, where an argument is ``{prompt}``, in its place.
-    ``secrets`` maps names of environment variables to references.
+    ``secrets`` maps names of environment variables to references. ``session_file`` is where the program keeps its own
+    record of the session, relative to the working copy or to its home (``~/``): it is compared with what it was after
+    the program's last call before the program is started again.
     """
 
     command: tuple[str, ...]
     limits: Limits = Limits()
     secrets: dict[str, str] = {}
+    session_file: str = ""
 
 
 Agent = ModelAgent | ProgramAgent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from events import tools
+from events.agents import Agent, ProgramAgent
 from events.content import Inline
 from events.environment import ExecuteTool
 from events.run import Run, ToolCallRequested
@@ -29,7 +30,13 @@ def call_of_run(run: Run, call: ToolCallRequested) -> ExecuteTool:
         idle_limit_seconds=run.started.limits.idle_seconds,
         secrets=run.started.agent.secrets,
         declared=tools.declared_by(run.started.agent).get(call.tool),
+        session_file=session_file(run.started.agent),
     )
+
+
+def session_file(agent: Agent) -> str:
+    """Where the agent keeps its own record of the session; empty where it does not say."""
+    return agent.session_file if isinstance(agent, ProgramAgent) else ""
 
 
 def call_of_check(check: CheckRequested, task_id: str) -> ExecuteTool:

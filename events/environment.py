@@ -57,6 +57,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
     check_stage: str = ""
     secrets: dict[str, str] = {}
     declared: CommandTool | None = None
+    session_file: str = ""
 
 
 class InterruptCall(Command, frozen=True, kw_only=True):
@@ -161,7 +162,8 @@ class ToolCallCompleted(Event, frozen=True, kw_only=True):
     """The tool ran to its end. ``exit_code`` is None for a tool that is no process.
 
     ``checkpoint`` and ``tree`` are set where the workspace changed. ``output_bytes`` counts all that was printed,
-    ``truncated`` says that ``content`` holds less than that.
+    ``truncated`` says that ``content`` holds less than that. ``session`` is the SHA-256 of the record that an agent
+    program keeps of its session, as the call left it.
     """
 
     call_id: str
@@ -174,6 +176,7 @@ class ToolCallCompleted(Event, frozen=True, kw_only=True):
     tree: str = ""
     output_bytes: int = 0
     truncated: bool = False
+    session: str = ""
 
 
 class ToolCallFailed(Event, frozen=True, kw_only=True):
@@ -191,6 +194,7 @@ class ToolCallFailed(Event, frozen=True, kw_only=True):
     tree: str = ""
     output_bytes: int = 0
     truncated: bool = False
+    session: str = ""
 
 
 class ToolCallInterrupted(Event, frozen=True, kw_only=True):
@@ -202,6 +206,7 @@ class ToolCallInterrupted(Event, frozen=True, kw_only=True):
     reason: str
     checkpoint: str = ""
     tree: str = ""
+    session: str = ""
 
 
 class ToolCallUncertain(Event, frozen=True, kw_only=True):
@@ -254,11 +259,13 @@ class WorkspaceDiverged(Event, frozen=True, kw_only=True):
 
 
 class WorkspaceReconciled(Event, frozen=True, kw_only=True):
-    """Disk and log agree again. ``checkpoint`` and ``tree`` are what the workspace shows now."""
+    """Disk and log agree again. ``checkpoint`` and ``tree`` are what the workspace shows now, ``session`` is the
+    SHA-256 of the agent's own record, where that was accepted."""
 
     choice: str
     checkpoint: str
     tree: str
+    session: str = ""
 
 
 class ReconciliationFailed(Event, frozen=True, kw_only=True):
@@ -325,6 +332,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     lost: bool = False
     inspected: str = ""
     diverged: WorkspaceDiverged | None = None
+    sessions: tuple[str, ...] = ()
 
     @property
     def bundled(self) -> str:
@@ -398,7 +406,12 @@ def _call_ended(state: Environment, event: CallEnd) -> Environment:
         ended=state.ended.set(event.call_id, _END_NAMES[type(event)]),
         checkpoint=event.checkpoint or state.checkpoint,
         tree=event.tree or state.tree,
+        sessions=_with_session(state, event.session),
     )
+
+
+def _with_session(state: Environment, session: str) -> tuple[str, ...]:
+    return (*state.sessions, session) if session else state.sessions
 
 
 def _uncertain(state: Environment, event: ToolCallUncertain) -> Environment:
@@ -432,7 +445,11 @@ ENVIRONMENT: Entity[Environment] = Entity(
             EnvironmentInspected: lambda state, event: replace(state, inspected=event.inspection_id),
             WorkspaceDiverged: lambda state, event: replace(state, diverged=event),
             WorkspaceReconciled: lambda state, event: replace(
-                state, diverged=None, checkpoint=event.checkpoint, tree=event.tree
+                state,
+                diverged=None,
+                checkpoint=event.checkpoint,
+                tree=event.tree,
+                sessions=_with_session(state, event.session),
             ),
             EnvironmentLost: lambda state, event: replace(
                 state, lost=True, diverged=None, elsewhere=state.elsewhere | frozenset(state.running)

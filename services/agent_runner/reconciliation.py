@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from events import subjects
+from events.calls import session_file
 from events.content import EMPTY
 from events.divergence import ASK
 from events.environment import InspectEnvironment, ReconcileEnvironment
@@ -72,8 +73,9 @@ async def _inspect(driver: Driver) -> None:
     history = driver.history
     if driver.inspected or history.environment.diverged is not None or history.environment.running:
         return
-    id = f"{driver.id}-{driver.epoch}-inspection"
-    await driver.send_to_environment(InspectEnvironment(inspection_id=id), id)
+    id = f"{driver.id}-{driver.epoch}-inspection-{driver.run.divergences}"
+    question = InspectEnvironment(inspection_id=id, session_file=_session_file(driver))
+    await driver.send_to_environment(question, id)
     await driver.until(
         lambda: (
             history.environment.inspected == id or history.environment.diverged is not None or history.environment.lost
@@ -134,7 +136,8 @@ async def _carry_out(driver: Driver, diverged: RunDiverged, choice: str) -> bool
     history = driver.history
     history.reconciliation_failure = None
     if history.environment.diverged is not None:
-        await driver.send_to_environment(ReconcileEnvironment(choice=choice), f"{diverged.divergence_id}-{choice}")
+        command = ReconcileEnvironment(choice=choice, session_file=_session_file(driver))
+        await driver.send_to_environment(command, f"{diverged.divergence_id}-{choice}")
     await driver.until(
         lambda: (
             history.environment.diverged is None
@@ -145,7 +148,13 @@ async def _carry_out(driver: Driver, diverged: RunDiverged, choice: str) -> bool
     failure = history.reconciliation_failure
     if failure is not None:
         raise Ending(RunUnprepared(cause=failure.cause, detail=failure.detail))
+    driver.inspected = False  # There may be more that differs.
     return not history.environment.lost
+
+
+def _session_file(driver: Driver) -> str:
+    started = driver.run.started
+    return session_file(started.agent) if started is not None else ""
 
 
 def _present(driver: Driver) -> Configuration:

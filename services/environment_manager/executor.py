@@ -39,7 +39,7 @@ from infra.entities import Cause, EntityStore
 from infra.ports import Clock, ContentStore, EventLog, read_content, store_content
 from infra.redaction import Redactor
 from infra.sender import Sender
-from services.environment_manager import ends, tools
+from services.environment_manager import ends, sessions, tools
 from services.environment_manager.bundles import Bundles
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.output import OutputWriter
@@ -284,13 +284,19 @@ class Executor:
             return ended
         try:
             if command.effects != "none":
-                return await self._with_checkpoint(room, command, ended)
+                ended = await self._with_checkpoint(room, command, ended)
+                return replace(ended, session=await self._session(room, command)) if command.session_file else ended
             if command.declared is not None:
                 async with room.changing:
                     return await self._with_checkpoint(room, command, ended)
         except Permanent as error:
             return ends.failed(command, error.slug, str(error), began)
         return ended
+
+    async def _session(self, room: Room, command: ExecuteTool) -> str:
+        """The record that the agent program has left of its session, a copy of which is kept."""
+        directory = self._plumbing.workspaces.directory(room.id)
+        return await asyncio.to_thread(sessions.keep, directory, command.session_file)
 
     async def _with_checkpoint(self, room: Room, command: ExecuteTool, ended: CallEnd) -> CallEnd:
         checkpoint = await self._checkpoint(room, command)

@@ -57,9 +57,16 @@ class Handlers:
             case PrepareEnvironment() as command:
                 await self.prepare(envelope.entity_id, command, cause)
             case InspectEnvironment() as command:
-                await self._inspector.inspect(envelope.entity_id, cause, inspection_id=command.inspection_id)
+                await self._inspector.inspect(
+                    envelope.entity_id,
+                    cause,
+                    inspection_id=command.inspection_id,
+                    session_file=command.session_file,
+                )
             case ReconcileEnvironment() as command:
-                await self._inspector.reconcile(envelope.entity_id, command.choice, cause)
+                await self._inspector.reconcile(
+                    envelope.entity_id, command.choice, cause, session_file=command.session_file
+                )
             case PublishBranch() as command:
                 await self._publish(envelope.entity_id, command, cause)
             case ExecuteTool() as command:

@@ -6,6 +6,8 @@ happen in the order of the calls, and a workspace that has diverged executes non
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from events.environment import (
@@ -19,13 +21,15 @@ from events.environment import (
 from events.errors import Permanent
 from infra.entities import Cause
 from infra.ports import store_content
+from services.environment_manager import sessions
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.ports import Checkpoint
 
 logger = structlog.get_logger()
 
-WORKSPACE, CHECKPOINT = "workspace", "checkpoint"
+WORKSPACE, CHECKPOINT, SESSION = "workspace", "checkpoint", "session"
+NO_SESSION = "no session file"
 
 
 class Inspector:
@@ -33,7 +37,7 @@ class Inspector:
         self._plumbing = plumbing
         self._executor = executor
 
-    async def inspect(self, id: str, cause: Cause, *, inspection_id: str = "") -> None:
+    async def inspect(self, id: str, cause: Cause, *, inspection_id: str = "", session_file: str = "") -> None:
         """Say what differs, and answer the inspection of that id if there is one. Raises ``Transient``."""
         state, _ = await self._plumbing.environments.load(id)
         if state.running:
@@ -45,21 +49,26 @@ class Inspector:
             if state.stands and not state.running and state.diverged is None:
                 if await self._executor.lost(id, state):
                     return
-                found = await self._compare(id, state)
+                found = await self._compare(id, state) or await self._compare_session(id, state, session_file)
             await self._executor.append(id, cause, lambda state: decider.inspect(state, inspection_id, found))
         if found is not None:
             logger.warning("diverged", environment=id, kind=found.kind, found=found.found)
 
-    async def reconcile(self, id: str, choice: str, cause: Cause) -> None:
+    async def reconcile(self, id: str, choice: str, cause: Cause, *, session_file: str = "") -> None:
         """Make the workspace as the log tells it (``restore``), or tell the log what it is (``accept``)."""
         workspaces = self._plumbing.workspaces
         async with self._executor.room(id).changing:
             state, _ = await self._plumbing.environments.load(id)
             if state.diverged is None:
                 return
+            directory, session = workspaces.directory(id), ""
             try:
-                if choice == "restore":
+                if choice == "restore" and state.diverged.kind == SESSION:
+                    await asyncio.to_thread(sessions.put_back, directory, session_file, state.sessions[-1])
+                elif choice == "restore":
                     await self._restore(id, state)
+                elif state.diverged.kind == SESSION:
+                    session = await asyncio.to_thread(sessions.keep, directory, session_file) or NO_SESSION
                 checkpoint = await workspaces.checkpoint(id, f"divergence settled: {choice}")
             except Permanent as error:
                 slug, detail = error.slug, str(error)
@@ -70,7 +79,9 @@ class Inspector:
             await self._executor.append(
                 id,
                 cause,
-                lambda state: decider.reconcile(state, choice, checkpoint=checkpoint.commit, tree=checkpoint.tree),
+                lambda state: decider.reconcile(
+                    state, choice, checkpoint=checkpoint.commit, tree=checkpoint.tree, session=session
+                ),
             )
         logger.info("reconciled", environment=id, choice=choice)
 
@@ -86,6 +97,21 @@ class Inspector:
             return None
         diff = await store_content(self._plumbing.content, present.diff)
         return WorkspaceDiverged(kind=WORKSPACE, expected=state.tree, found=present.tree, diff=diff)
+
+    async def _compare_session(self, id: str, state: Environment, session_file: str) -> WorkspaceDiverged | None:
+        """Whether the agent's own record is what its last call left; one that the log had before is behind."""
+        if not session_file or not state.sessions:
+            return None
+        directory = self._plumbing.workspaces.directory(id)
+        try:
+            present = await asyncio.to_thread(sessions.digest_of, directory, session_file) or NO_SESSION
+        except Permanent as error:
+            return WorkspaceDiverged(kind=SESSION, expected=state.sessions[-1], found=str(error))
+        if present == state.sessions[-1]:
+            return None
+        where = "behind" if present in state.sessions else "ahead of"
+        found = present if present == NO_SESSION else f"{present}, which is {where} the log"
+        return WorkspaceDiverged(kind=SESSION, expected=state.sessions[-1], found=found)
 
     async def _restore(self, id: str, state: Environment) -> None:
         """The last checkpoint; where that is gone, the last one before it that is still there."""

@@ -207,10 +207,10 @@ def inspect(state: Environment, inspection_id: str, found: WorkspaceDiverged | N
     return (found, *answer)
 
 
-def reconcile(state: Environment, choice: str, *, checkpoint: str, tree: str) -> Events:
+def reconcile(state: Environment, choice: str, *, checkpoint: str, tree: str, session: str = "") -> Events:
     if state.diverged is None:
         return ()
-    return (WorkspaceReconciled(choice=choice, checkpoint=checkpoint, tree=tree),)
+    return (WorkspaceReconciled(choice=choice, checkpoint=checkpoint, tree=tree, session=session),)
 
 
 def fail_reconciliation(state: Environment, choice: str, cause: str, detail: str) -> Events:
