@@ -21,7 +21,7 @@ from events.calls import call_of_run
 from events.content import Content, Inline
 from events.envelope import CommandEnvelope
 from events.environment import ExecuteTool, InterruptCall, PrepareEnvironment
-from events.errors import Transient
+from events.errors import Fenced, Transient
 from events.kernel import Command, Event, replace
 from events.run import (
     RUN_ENDS,
@@ -363,6 +363,9 @@ class Driver:
             self._scope = None
 
     def raise_if_stopped(self) -> None:
+        if self.run.epoch != self.epoch:
+            message = f"run {self.id} is held by epoch {self.run.epoch}; this process had epoch {self.epoch}"
+            raise Fenced(message)
         event = self._stopped()
         if event is not None:
             raise Ending(event)
@@ -421,7 +424,7 @@ class Driver:
 
     async def _is_displaced(self) -> bool:
         """Whether the run's calls must go to another host from now on: whoever takes the run then sends them there."""
-        if not self._displaced and self.history.environment.prepared is not None:
+        if not self._displaced and (self.history.environment.prepared is not None or self.command.host):
             try:
                 self._displaced = await self._present_host(settled=False) != self.run.host
             except Transient as error:
@@ -429,7 +432,12 @@ class Driver:
         return self._displaced
 
     async def _send_again(self) -> None:
+        """What got lost; but whoever stood still for too long and holds the run no more has nothing to send."""
         try:
+            run, _ = await self.plumbing.runs.load(self.id)
+            if run.epoch != self.epoch:
+                self.changed()
+                return
             for call in self.open_calls():
                 if call.call_id not in self.history.environment.running:
                     await self._dispatch(call, again=True)

@@ -13,12 +13,13 @@ from events.environment import (
     BranchPushed,
     CheckpointBundled,
     EnvironmentMoved,
+    EnvironmentPrepared,
     ToolCallCompleted,
     ToolCallStarted,
     ToolCallUncertain,
 )
 from events.run import RunResumed, RunSucceeded
-from events.task import CheckRequested, TaskCompleted
+from events.task import CheckRequested, ForkRun, TaskCompleted
 from tests.integration.git_examples import git
 from tests.system.examples import bare_remote, lines, until_exists
 from tests.system.stack import wait_until
@@ -131,3 +132,22 @@ async def test_gate_is_checked_elsewhere_when_the_host_of_the_work_is_lost(tmp_p
         (moved,) = hosts.all(EnvironmentMoved)
         assert (moved.from_host, moved.host) == ("a", "b")
         assert git(remote, "show", f"{hosts.all(BranchPushed)[-1].branch}:three") == "3"
+
+
+async def test_fork_of_a_run_whose_host_is_lost(tmp_path: Path, nats_url: str) -> None:
+    """The source had ended, and its host is gone for good: the fork begins elsewhere with the workspace of its step."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    remote = bare_remote(tmp_path / "remote")
+    go.touch()
+    async with TwoHosts(tmp_path, nats_url, turns(ran, go)) as hosts:
+        task = await hosts.task(remote, TEST_COMMAND)
+        await hosts.until(TaskCompleted)
+        (first,) = [record.sequence for record, event in hosts.happened if event == hosts.all(ToolCallCompleted)[0]]
+        hosts.b.start()
+        hosts.a.kill()
+        fork = await hosts.fork(task, ForkRun(run_id=f"{task}-development-1", sequence=first))
+        await hosts.until(TaskCompleted, 2)
+        prepared = hosts.all(EnvironmentPrepared)[-1]
+        assert (prepared.task_id, prepared.host) == (fork, "b")
+        assert lines(ran) == ["begun", "ended", "begun", "ended"]
+        assert git(remote, "show", f"{hosts.all(BranchPushed)[-1].branch}:one") == "1"

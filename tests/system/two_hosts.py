@@ -17,7 +17,7 @@ from events import subjects
 from events.envelope import CommandEnvelope, Recorded
 from events.kernel import Command, Event
 from events.project import AddProject, ProjectSettings, Repository
-from events.task import SubmitTask, TaskSpecification
+from events.task import ForkRun, SubmitTask, TaskSpecification
 from infra.clock import SystemClock
 from infra.jetstream.connection import JetStream
 from infra.settings import Nats, Settings
@@ -150,12 +150,16 @@ class TwoHosts:
         specification = TaskSpecification(project="shop", title="Go on", agent="coder")
         return await self._ask("project", SubmitTask(specification=specification))
 
-    async def _ask(self, entity: str, command: Command) -> str:
+    async def fork(self, task: str, command: ForkRun) -> str:
+        """A task that goes on from a step of a run of ``task``."""
+        return await self._ask("task", command, task)
+
+    async def _ask(self, entity: str, command: Command, id: str = "shop") -> str:
         envelope = CommandEnvelope(
             id=uuid.uuid4().hex,
             tenant=self._tenant,
             entity=entity,
-            entity_id="shop",
+            entity_id=id,
             time=SystemClock().now(),
             command=command,
         )
