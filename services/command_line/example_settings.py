@@ -39,6 +39,7 @@ EXAMPLE = """\
 # kind = "program"
 # command = ["claude", "--print", "--permission-mode", "acceptEdits", "{prompt}"]   # also in $CAIRN_PROMPT_FILE
 # secrets = { ANTHROPIC_API_KEY = "env:ANTHROPIC_API_KEY" }   # variable the program sees = reference
+# session_file = ""                 # its own record of the session: compared before it is started again
 # limits = { seconds = 3600.0, idle_seconds = 600.0 }
 
 # [agents.rehearsal]
