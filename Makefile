@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test integration system crash-matrix check format bench bench-peers constraints clean
+.PHONY: help setup demo up test integration system crash-matrix soak check format bench bench-peers constraints clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ integration: setup ## Tests with real servers and processes
 
 system: setup ## The whole product from outside
 	$(PYTEST) -m system tests
+
+soak: setup ## Tasks on real processes while something is killed every few seconds (MINUTES=2 SEED=s)
+	$(BIN)/python -m tests.crash.soak
 
 crash-matrix: setup ## Kill every service at every point of the log (SAMPLE=n SEED=s VICTIMS=a,b WORKERS=n)
 	$(BIN)/python -m tests.crash

@@ -22,7 +22,7 @@ import msgspec
 from events import names, subjects
 from events.agents import Agent
 from events.envelope import CommandEnvelope, Recorded
-from events.errors import CairnError
+from events.errors import CairnError, Transient
 from events.kernel import Command
 from events.project import AddProject, ProjectSettings
 from events.task import SubmitTask, TaskSpecification
@@ -196,18 +196,48 @@ class Laboratory:
         return await transcript_of(self._records, lambda item: read_content(content, item))
 
     async def next_task(self, specification: TaskSpecification) -> str:
-        """Submit a task; answers its id, known or not whether it was taken."""
+        """Submit a task; answers its id, known or not whether it was taken yet."""
         self._number += 1
         self._task = names.task_id(self._project.prefix, self._number)
         self._records.clear()
-        await self._ask(uuid.uuid4().hex, "project", PROJECT, SubmitTask(specification=specification))
-        return self._task
+        id = uuid.uuid4().hex
+        while True:
+            try:
+                await self._ask(id, "project", PROJECT, SubmitTask(specification=specification))
+            except Transient:
+                continue  # NATS was struck; sent again, it is the same command.
+            else:
+                return self._task
+
+    async def last_sequence(self) -> int:
+        """Of the log, as it is now."""
+        assert self._jetstream is not None
+        return await self._jetstream.log.last_sequence()
+
+    async def accounts(self) -> dict[str, Account]:
+        """Of every task up to now, read from the beginning of the log."""
+        assert self._jetstream is not None
+        log = self._jetstream.log
+        records = [record async for batch in log.replay() for record in batch]
+        lines = self._counted()
+        tasks = [names.task_id(self._project.prefix, number) for number in range(1, self._number + 1)]
+        deliveries: dict[str, str] = {}
+        return {
+            task: account_of(
+                task,
+                [record for record in records if belongs(task, record, deliveries)],
+                [line for line in lines if f"{task}-" in line],
+            )
+            for task in tasks
+        }
 
     def account(self) -> Account:
         """Of the task submitted last, as it is now."""
-        counted = self.executions.read_text(encoding="utf-8").splitlines() if self.executions.exists() else []
-        mine = [line for line in counted if f"{self._task}-" in line]
+        mine = [line for line in self._counted() if f"{self._task}-" in line]
         return account_of(self._task, self._records, mine)
+
+    def _counted(self) -> list[str]:
+        return self.executions.read_text(encoding="utf-8").splitlines() if self.executions.exists() else []
 
     async def until(self, holds: Callable[[Account], bool], seconds: float = 60.0) -> Account:
         """Wait until the account of the last task is so, or the time is over; answers how it is then."""
@@ -285,6 +315,12 @@ class Laboratory:
             raise Unfit(outcome.message)
 
     # ---- processes
+
+    @property
+    def url(self) -> str:
+        """Of the gateway."""
+        assert self._stack is not None
+        return self._stack.url
 
     @property
     def _keepers(self) -> Mapping[str, Any]:
