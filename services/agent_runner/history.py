@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from events.conversation import Conversation, ConversationState
+from events.conversation import Conversation, ConversationState, call_result
 from events.envelope import Recorded
 from events.environment import (
     ENVIRONMENT,
@@ -74,6 +74,9 @@ class History:
         self._changed = changed
         self._revisions = {ENVIRONMENT.name: 0, TASK.name: 0}
         self._early: list[Recorded] | None = []
+        # Ends of calls whose request this process does not know of yet: another one may dispatch what it appended
+        # before its answer comes back here.
+        self._early_ends: dict[str, Event] = {}
 
     async def load(
         self,
@@ -160,12 +163,18 @@ class History:
             elif isinstance(event, RunResumed) and self._last_at is not None and not self._asked_at:
                 self.uncounted += max(timedelta(), time - self._last_at)
         self._last_at = time
+        for event in events:
+            if isinstance(event, ToolCallRequested) and event.call_id in self._early_ends:
+                self.conversation.apply(self._early_ends.pop(event.call_id))
 
     def receive(self, record: Recorded) -> None:
         if self._early is not None:
             self._early.append(record)
         elif self._fold(record):
             self._changed()
+
+    def _is_unknown(self, event: Event, call_id: str) -> bool:
+        return getattr(event, "run_id", "") == self._run_id and self.conversation.result_of(call_id) is None
 
     def call_end(self, call_id: str) -> CallEnd | None:
         """How the call of an agent program ended in the environment."""
@@ -192,6 +201,9 @@ class History:
         for event in events:
             self.environment = ENVIRONMENT.evolve(self.environment, event)
             self.conversation.apply(event)
+            result = call_result(event)
+            if result is not None and self._is_unknown(event, result.call_id):
+                self._early_ends.setdefault(result.call_id, event)
             if isinstance(event, EnvironmentPreparationFailed):
                 self.preparation_failure = event
             elif isinstance(event, ReconciliationFailed):
