@@ -58,7 +58,7 @@ class EnvironmentManager:
         )
         jetstream.on_reconnect(self._hosts.reconnected)
         self._executor = Executor(plumbing)
-        checkpoints = CheckpointHandlers(plumbing.environments, workspaces, jetstream.content)
+        checkpoints = CheckpointHandlers(plumbing.environments, workspaces, self._executor.bundles, jetstream.content)
         pull_requests = PullRequestHandlers(
             EntityStore(jetstream.log, PULL_REQUEST, runtime.clock), workspaces, jetstream.content
         )

@@ -2,6 +2,7 @@
 
 Nothing is decided here and nothing changes. What was asked for goes into the content store, and the outcome names its
 digest; the same question has the same answer, so it is kept once. Checkpoints stay when their environment is removed.
+Those of a host that is gone are brought here first, where they were bundled (``bundles``).
 
 Limits: an answer is built in memory; files keep their contents and whether they are executable, not their times.
 """
@@ -19,17 +20,22 @@ from events.checkpoints import BundleCheckpoints, CompareCheckpoints, PackWorksp
 from events.envelope import CommandEnvelope, Outcome
 from events.environment import ENVIRONMENT, Environment
 from events.errors import CommandRejected, NotFound, Permanent
+from events.kernel import Command
 from infra.entities import EntityStore
 from infra.ports import ContentStore
+from services.environment_manager.bundles import Bundles
 from services.environment_manager.ports import Workspaces
 
 COMPRESSION_LEVEL = 1
 
 
 class CheckpointHandlers:
-    def __init__(self, environments: EntityStore[Environment], workspaces: Workspaces, content: ContentStore) -> None:
+    def __init__(
+        self, environments: EntityStore[Environment], workspaces: Workspaces, bundles: Bundles, content: ContentStore
+    ) -> None:
         self._environments = environments
         self._workspaces = workspaces
+        self._bundles = bundles
         self._content = content
 
     async def handle(self, envelope: CommandEnvelope) -> Outcome:
@@ -39,6 +45,8 @@ class CheckpointHandlers:
             message = f"environment {envelope.entity_id!r} was never prepared: it has no checkpoints."
             raise NotFound(message)
         try:
+            for commit in _commits(envelope.command, state):
+                await self._bundles.bring(state.id, state, commit)
             data = await self._answer(envelope, state.prepared.repository_url)
         except Permanent as error:
             raise CommandRejected(str(error), slug=error.slug) from error
@@ -59,6 +67,17 @@ class CheckpointHandlers:
             case command:
                 message = f"{type(command).__name__} is no question about checkpoints."
                 raise CommandRejected(message, slug="unknown-command", status=400)
+
+
+def _commits(command: Command, state: Environment) -> tuple[str, ...]:
+    """The checkpoints that the answer needs."""
+    match command:
+        case CompareCheckpoints(older=older, newer=newer):
+            return (older, newer)
+        case PackWorkspace(commit=commit):
+            return (commit,)
+        case _:
+            return (state.bundled,)
 
 
 def _packed(directory: Path) -> bytes:

@@ -12,6 +12,7 @@ import structlog
 from events import subjects
 from infra import settings
 from infra.api_keys import KEYS_FILE, ApiKeys, ensure_local_key
+from infra.hosts import Hosts
 from infra.service import EXIT_SETTINGS, Runtime, run
 from infra.settings import SettingsInvalid
 from projections.waiting import ReadModelProgress
@@ -59,6 +60,8 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
         read_models = LazyReadModels(chosen.postgres.url, chosen.tenant)
         stack.push_async_callback(read_models.close)
         progress = await stack.enter_async_context(ReadModelProgress(chosen.postgres.url, chosen.tenant))
+        hosts = Hosts(jetstream.hosts, runtime.clock, own="", lease_seconds=chosen.worker.lease_seconds)
+        jetstream.on_reconnect(hosts.reconnected)
         parts = Parts(
             commands=Commands(
                 jetstream.commands,
@@ -68,7 +71,9 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             ),
             log=jetstream.log,
             content=jetstream.content,
-            checkpoints=HostCheckpoints(jetstream.commands, jetstream.content, runtime.clock, tenant=chosen.tenant),
+            checkpoints=HostCheckpoints(
+                jetstream.commands, hosts, jetstream.content, runtime.clock, tenant=chosen.tenant
+            ),
             archives=Archives(chosen.home_path / "imports"),
             dead_letters=jetstream.dead_letters,
             leases=jetstream.leases,

@@ -1,7 +1,7 @@
 """Checkpoints of workspaces: they lie on the hosts of their environments, which are asked for them.
 
-The answer comes by way of the content store. A question that a host does not answer in time is lost, not kept: ask
-again.
+Where that host is gone, and has bundled them for others, another one is asked. The answer comes by way of the content
+store. A question that a host does not answer in time is lost, not kept: ask again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from events.envelope import CommandEnvelope
 from events.environment import Environment
 from events.errors import CommandRejected, Transient
 from events.kernel import Command
+from infra.hosts import Hosts
 from infra.ports import Clock, CommandBus, ContentStore
 from infra.telemetry import current_trace
 from services.gateway.ports import HostSilent
@@ -25,8 +26,9 @@ CHECK_SECONDS = 3.0
 class HostCheckpoints:
     """``Checkpoints`` by asking the environment-managers."""
 
-    def __init__(self, bus: CommandBus, content: ContentStore, clock: Clock, *, tenant: str) -> None:
+    def __init__(self, bus: CommandBus, hosts: Hosts, content: ContentStore, clock: Clock, *, tenant: str) -> None:
         self._bus = bus
+        self._hosts = hosts
         self._content = content
         self._clock = clock
         self._tenant = tenant
@@ -57,7 +59,7 @@ class HostCheckpoints:
             actor=subjects.GATEWAY,
             trace=current_trace(),
         )
-        host = environment.host
+        host = await self._host_of(environment)
         outcome = await self._bus.ask(subjects.ENVIRONMENT_MANAGER, host, envelope, timeout_seconds=timeout_seconds)
         if outcome is None:
             message = f"the checkpoints of {environment.id} lie on host {host}, which does not answer"
@@ -69,3 +71,13 @@ class HostCheckpoints:
             message = f"what host {host} answered is not in the content store"
             raise Transient(message)
         return data
+
+    async def _host_of(self, environment: Environment) -> str:
+        """The host that can answer for the environment. Raises ``HostSilent`` where there is none."""
+        if not await self._hosts.is_gone(environment.host):
+            return environment.host
+        living = await self._hosts.living()
+        if not living or not environment.bundles:
+            message = f"the checkpoints of {environment.id} lie on host {environment.host}, which is gone"
+            raise HostSilent(message)
+        return living[0]

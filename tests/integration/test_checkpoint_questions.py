@@ -11,13 +11,14 @@ import pytest
 
 from events.checkpoints import BundleCheckpoints, CompareCheckpoints, PackWorkspace
 from events.envelope import CommandEnvelope
-from events.environment import ENVIRONMENT, EnvironmentPrepared
+from events.environment import ENVIRONMENT, Environment, EnvironmentPrepared
 from events.errors import CommandRejected, NotFound
 from events.kernel import Command
 from infra.clock import SystemClock
 from infra.entities import Cause, EntityStore
 from infra.memory.plumbing import Memory
 from services.environment_manager.adapters.workspaces import GitWorkspaces
+from services.environment_manager.bundles import Bundles
 from services.environment_manager.checkpoints import CheckpointHandlers
 from services.gateway.archived import ArchivedCheckpoints, unpack_checkpoints
 from services.gateway.bundle import Bundle, Manifest, write
@@ -28,6 +29,10 @@ from tests.unit.examples import NOW
 pytestmark = pytest.mark.integration
 
 ID = "shop-1-development"
+
+
+async def _no_events(*_: object) -> Environment:
+    raise AssertionError
 
 
 class Host:
@@ -59,7 +64,8 @@ class Host:
         (prepared.workspace / "link").symlink_to("/nowhere")
         self.second = (await workspaces.checkpoint(ID, "changed")).commit
         self.content = memory.content
-        self.handlers = CheckpointHandlers(environments, workspaces, memory.content)
+        bundles = Bundles(environments, workspaces, memory.content, clock, _no_events, enabled=False)
+        self.handlers = CheckpointHandlers(environments, workspaces, bundles, memory.content)
         return self
 
     async def ask(self, command: Command, id: str = ID) -> bytes:

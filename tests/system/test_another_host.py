@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import io
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -135,7 +138,8 @@ async def test_gate_is_checked_elsewhere_when_the_host_of_the_work_is_lost(tmp_p
 
 
 async def test_fork_of_a_run_whose_host_is_lost(tmp_path: Path, nats_url: str) -> None:
-    """The source had ended, and its host is gone for good: the fork begins elsewhere with the workspace of its step."""
+    """The source had ended, and its host is gone for good: the workspace of its step can be had elsewhere, and the fork
+    begins with it there."""
     ran, go = tmp_path / "ran", tmp_path / "go"
     remote = bare_remote(tmp_path / "remote")
     go.touch()
@@ -145,6 +149,10 @@ async def test_fork_of_a_run_whose_host_is_lost(tmp_path: Path, nats_url: str) -
         (first,) = [record.sequence for record, event in hosts.happened if event == hosts.all(ToolCallCompleted)[0]]
         hosts.b.start()
         hosts.a.kill()
+        checkpoint = hosts.all(ToolCallCompleted)[0].checkpoint
+        packed = gzip.decompress(await hosts.pack(hosts.b, f"{task}-development", checkpoint))
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            assert {"one", "greeting.txt", "README.md"} == set(archive.getnames())
         fork = await hosts.fork(task, ForkRun(run_id=f"{task}-development-1", sequence=first))
         await hosts.until(TaskCompleted, 2)
         prepared = hosts.all(EnvironmentPrepared)[-1]

@@ -14,6 +14,7 @@ from typing import Any, Self
 import psutil
 
 from events import subjects
+from events.checkpoints import PackWorkspace
 from events.envelope import CommandEnvelope, Recorded
 from events.kernel import Command, Event
 from events.project import AddProject, ProjectSettings, Repository
@@ -153,6 +154,24 @@ class TwoHosts:
     async def fork(self, task: str, command: ForkRun) -> str:
         """A task that goes on from a step of a run of ``task``."""
         return await self._ask("task", command, task)
+
+    async def pack(self, host: Host, environment_id: str, commit: str) -> bytes:
+        """The workspace of a checkpoint, as ``host`` gives it."""
+        envelope = CommandEnvelope(
+            id=uuid.uuid4().hex,
+            tenant=self._tenant,
+            entity=subjects.CHECKPOINT_TOKEN,
+            entity_id=environment_id,
+            time=SystemClock().now(),
+            command=PackWorkspace(commit=commit),
+        )
+        bus = self._jetstream.commands
+        outcome = await bus.ask(subjects.ENVIRONMENT_MANAGER, host.name, envelope, timeout_seconds=10)
+        assert outcome is not None
+        assert outcome.accepted, outcome.message
+        data = await self._jetstream.content.get(outcome.content)
+        assert data is not None
+        return data
 
     async def _ask(self, entity: str, command: Command, id: str = "shop") -> str:
         envelope = CommandEnvelope(
