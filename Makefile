@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test integration system crash-matrix soak check format bench bench-peers constraints clean
+.PHONY: help setup demo up test integration system crash-matrix soak check format simulate bench bench-peers constraints clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ check: setup ## Style, types, imports, generated files
 format: setup ## Put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+simulate: setup ## All services in virtual time, with faults by seed (SEEDS=1000, or SEED=7 for one with its trace)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
 
 bench: setup ## Measure, against raw JetStream in the same run
 	$(BIN)/python -m tests.bench

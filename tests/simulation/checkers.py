@@ -18,6 +18,8 @@ from events.environment import (
     BranchPushed,
     CallEnd,
     Environment,
+    EnvironmentInspected,
+    EnvironmentMoved,
     EnvironmentPrepared,
     ToolCallCompleted,
     ToolCallStarted,
@@ -151,7 +153,12 @@ def one_epoch_at_a_time(seen: Seen) -> Iterator[str]:
 
 def every_decision_is_made_once(seen: Seen) -> Iterator[str]:
     """No decision stands twice in the log, and what can happen once has not happened twice."""
-    ids = Counter((record.envelope.entity, record.envelope.entity_id, record.envelope.id) for record in seen.records)
+    ids = Counter(
+        (record.envelope.entity, record.envelope.entity_id, record.envelope.id)
+        for record in seen.records
+        # An inspection says what it finds as often as it is asked.
+        if not isinstance(record.envelope.events[0], EnvironmentInspected)
+    )
     for key, count in ids.items():
         if count > 1:
             yield f"{key} stands {count} times in the log"
@@ -186,7 +193,9 @@ def what_was_acknowledged_is_there(seen: Seen) -> Iterator[str]:
 
 def the_model_saw_what_the_log_tells(seen: Seen) -> Iterator[str]:
     """Each conversation that a model was shown is a beginning of the one that the log folds to, and well-formed."""
-    stages = {(run.started.task_id, run.started.stage, run.started.attempt): run for run in seen.runs.values() if run.started}
+    stages = {
+        (run.started.task_id, run.started.stage, run.started.attempt): run for run in seen.runs.values() if run.started
+    }
     for assignment in seen.simulation.workload.assignments:
         for (stage, attempt, turn), shown in assignment.seen.items():
             run = stages.get((assignment.id, stage, attempt))
@@ -195,7 +204,8 @@ def the_model_saw_what_the_log_tells(seen: Seen) -> Iterator[str]:
                 continue
             told = _conversation(seen, run)
             if told[: len(shown)] != shown:
-                yield f"{run.id} turn {turn}: the model saw {shown[-1]}, the log tells {told[len(shown) - 1 : len(shown)]}"
+                told_last = told[len(shown) - 1 : len(shown)]
+                yield f"{run.id} turn {turn}: the model saw {shown[-1]}, the log tells {told_last}"
             yield from (f"{run.id} turn {turn}: {problem}" for problem in _malformed(shown))
 
 
@@ -243,9 +253,9 @@ def calls_are_repeated_by_their_policy_only(seen: Seen) -> Iterator[str]:
     ended = {event.call_id: event for event in seen.events("environment") if isinstance(event, CallEnd)}
     for id, call in asked.items():
         end = ended.get(id)
-        if isinstance(end, ToolCallCompleted) and call.tool in ("shell", "program"):
-            if not seen.world.executions[id]:
-                yield f"{id} is completed and was never executed"
+        was_process = isinstance(end, ToolCallCompleted) and call.tool in ("shell", "program")
+        if was_process and not seen.world.executions[id]:
+            yield f"{id} is completed and was never executed"
 
 
 def checkpoints_hold_what_calls_did(seen: Seen) -> Iterator[str]:
@@ -255,6 +265,9 @@ def checkpoints_hold_what_calls_did(seen: Seen) -> Iterator[str]:
     for id, environment in seen.environments.items():
         done: list[str] = []
         for event in seen.events("environment", id):
+            if isinstance(event, EnvironmentMoved):
+                held = seen.world.commits.get(event.checkpoint, {}).get(MARKS, "").splitlines()
+                done = [name for name in done if f"end {name}" in held]
             if isinstance(event, EnvironmentPrepared):
                 yield from _wrong_checkpoint(seen, event.commit, event.tree, done)
             if isinstance(event, CallEnd) and event.checkpoint:

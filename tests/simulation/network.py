@@ -136,7 +136,7 @@ class Process:
     async def awake(self) -> None:
         """Where the process lives and runs: it goes on from here, at once or when it is thawed, or never."""
         loop = asyncio.get_running_loop()
-        while self.alive and loop.time() < self.frozen_until:
+        while self.alive and loop.time() < self.frozen_until:  # noqa: ASYNC110 - time is what is waited for
             await asyncio.sleep(self.frozen_until - loop.time())
         if self.network.over:
             raise asyncio.CancelledError
@@ -180,7 +180,7 @@ class Process:
         self.network.note(self.name, "posthumous", *what)
         try:
             await effect()
-        except Exception as error:  # Nobody is left to be told.
+        except Exception as error:  # noqa: BLE001 - nobody is left to be told
             self.network.note(self.name, "posthumous failure", type(error).__name__)
 
     # ---- the clock of the host
@@ -447,6 +447,25 @@ class ProcessHosts:
         return await self._process.call(("hosts",), self._hosts.all)
 
 
+class ProcessRunLeases:
+    """Who holds a run, as it is shown: nothing depends on it."""
+
+    def __init__(self, process: Process, leases: Any) -> None:
+        self._process = process
+        self._leases = leases
+
+    def hold(self, lease: Any, seconds: float) -> None:
+        if self._process.alive:
+            self._leases.hold(lease, seconds)
+
+    def release(self, run_id: str) -> None:
+        if self._process.alive:
+            self._leases.release(run_id)
+
+    async def held(self) -> dict[str, Any]:
+        return await self._process.call(("held",), self._leases.held)
+
+
 class Ports:
     """The face of ``infra.jetstream.connection.JetStream``, for one process."""
 
@@ -461,6 +480,7 @@ class Ports:
         self.output = ProcessOutput(process, memory.output)
         self.dead_letters = ProcessDeadLetters(process, memory.dead_letters)
         self.hosts = ProcessHosts(process, memory.hosts)
+        self.leases = ProcessRunLeases(process, memory.leases)
         self.reconnected: list[Callable[[], None]] = []
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from events.envelope import Recorded
-from events.environment import CallEnd
+from events.environment import CallEnd, EnvironmentMoved, EnvironmentPrepared
 from events.errors import CairnError
 from events.run import ToolCallRequested
 from events.task_state import TASK, Task
@@ -92,6 +92,7 @@ class Observed:
     tasks: dict[str, Task] = field(default_factory=dict)
     ended_calls: set[str] = field(default_factory=set)
     call_of_path: dict[str, str] = field(default_factory=dict)
+    homes: dict[str, str] = field(default_factory=dict)
 
     def see(self, record: Recorded) -> None:
         envelope = record.envelope
@@ -101,9 +102,15 @@ class Observed:
         for event in envelope.events:
             if isinstance(event, CallEnd):
                 self.ended_calls.add(event.call_id)
+            elif isinstance(event, EnvironmentPrepared | EnvironmentMoved):
+                self.homes[envelope.entity_id] = event.host
             elif isinstance(event, ToolCallRequested) and event.tool == "write_file":
                 path = msgspec.json.decode(event.arguments.text)["path"]  # type: ignore[union-attr]
                 self.call_of_path[path] = event.call_id
+
+    def home(self, environment_id: str) -> str:
+        """The host that the environment lives on."""
+        return self.homes.get(environment_id, "")
 
     def has_ended(self, environment_id: str, call: str) -> bool:
         return self.call_of_path.get(call, call) in self.ended_calls
@@ -152,7 +159,7 @@ class Simulation:
         self.workload = Workload(self.chance)
         self.observed = Observed()
         self.bundled = self.chance.random() < BUNDLED
-        self.world = World(HOSTS, self.observed.has_ended, shared=not self.bundled)
+        self.world = World(HOSTS, self.observed.has_ended, self.observed.home, shared=not self.bundled)
         self.bugs: list[str] = []
         self.told: list[str] = []
         self.lives: dict[tuple[str, str], Process] = {}
@@ -214,7 +221,13 @@ class Simulation:
         self._ports[life] = ports = self.ports(life)
         settings = Settings(
             home="/nowhere",
-            worker=Worker(host=host, lease_seconds=8.0, model_backoff_seconds=0.5, grace_seconds=2.0, bundle_checkpoints="always" if self.bundled else "never"),
+            worker=Worker(
+                host=host,
+                lease_seconds=8.0,
+                model_backoff_seconds=0.5,
+                grace_seconds=2.0,
+                bundle_checkpoints="always" if self.bundled else "never",
+            ),
             scheduling=Scheduling(agents_at_once=self.workload.agents_at_once),
             agents=self.workload.agents,
             webhooks={"chat": Webhook(url="https://chat.example/", secret="env:NONE")},

@@ -154,9 +154,7 @@ class Workload:
             "tools": {
                 "external_never": CommandTool(description="", command=("external",)),
                 "external_idempotent": CommandTool(description="", command=("external",), retry="idempotent"),
-                "external_probe": CommandTool(
-                    description="", command=("external",), retry="probe", probe=("probe",)
-                ),
+                "external_probe": CommandTool(description="", command=("external",), retry="probe", probe=("probe",)),
             }
         }
 
@@ -265,7 +263,7 @@ class People:
     async def _submit(self, assignment: Assignment) -> None:
         await asyncio.sleep(assignment.submit_at)
         others = {item.key: item for item in self._workload.assignments}
-        while any(not others[key].id for key in assignment.depends_on):
+        while any(not others[key].id for key in assignment.depends_on):  # noqa: ASYNC110 - virtual time costs nothing
             await asyncio.sleep(0.1)
         specification = TaskSpecification(
             project=PROJECT,

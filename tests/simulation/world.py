@@ -99,7 +99,14 @@ class World:
     """Everything beside Cairn. ``effects`` counts what calls did outside of their workspaces, ``executions`` how often
     each was begun; ``finished_before`` are the calls that had their end in the log when they were begun once more."""
 
-    def __init__(self, hosts: Sequence[str], has_ended: Callable[[str, str], bool], *, shared: bool) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        has_ended: Callable[[str, str], bool],
+        home: Callable[[str], str],
+        *,
+        shared: bool,
+    ) -> None:
         self.hosts = {name: Host(name) for name in hosts}
         if shared:  # Then a commit that one host has, all have.
             self.hosts = {name: Host(name, self.hosts[hosts[0]].commits) for name in hosts}
@@ -110,6 +117,7 @@ class World:
         self.effects: Counter[str] = Counter()
         self.finished_before: list[str] = []
         self._has_ended = has_ended
+        self._home = home
         self.branches[BASE_BRANCH] = self.commit({"readme": "a shop", VERDICT: "bad"}, "")
 
     def commit(self, files: Files, parent: str) -> str:
@@ -126,8 +134,10 @@ class World:
             commit = self.parents[commit]
         return found
 
-    def begun(self, environment_id: str, call_id: str) -> None:
+    def begun(self, host: str, environment_id: str, call_id: str) -> None:
         """A call is executed, for the first time or once more."""
+        if host != self._home(environment_id):
+            return  # It was moved away while this host stood still: what happens here is nobody's any more.
         self.executions[call_id] += 1
         if self._has_ended(environment_id, call_id):
             self.finished_before.append(call_id)
@@ -410,7 +420,7 @@ def file_tools(world: World, host: Host, process: Process) -> Callable[[Any, Arg
 
         if isinstance(arguments, WriteFile):
             call_id = arguments.path
-            world.begun(environment_id, call_id)
+            world.begun(host.name, environment_id, call_id)
             begin, end = f"begin {call_id}", f"end {call_id}"
             await process.call(("write half", call_id), lambda: write(MARKS, _marked(files(), begin)), certain=True)
             await process.call(("write", call_id), lambda: write(MARKS, _marked(files(), end)), certain=True)
@@ -432,7 +442,7 @@ def _run(world: World, host: Host, program: Program, argv: Sequence[str]) -> Non
     environment_id, call_id = program.environment_id, program.call_id
     loop = asyncio.get_running_loop()
     if not probes:
-        world.begun(environment_id, call_id)
+        world.begun(host.name, environment_id, call_id)
 
     def mark(what: str) -> None:
         workspace = host.workspaces.get(environment_id)
