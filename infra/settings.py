@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from events.agents import Agent, ModelAgent
-from events.errors import CairnError
+from events.errors import CairnError, Invalid
 from events.names import checked_name
 
 FILE_NAME = "cairn.toml"
@@ -155,8 +155,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     _overlay(raw, environ)
     try:
         settings = msgspec.convert(raw, Settings, strict=False)
-        for name in settings.agents:
+        for name, agent in settings.agents.items():
             checked_name(name, "agent")
+            _check_tools(name, agent)
         for name in settings.webhooks:
             checked_name(name, "webhook")
         checked_name(settings.tenant, "tenant")
@@ -164,6 +165,29 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
         message = f"{file}: {_hint(str(error))}"
         raise SettingsInvalid(message) from error
     return msgspec.structs.replace(settings, agents=_beside(file, settings.agents))
+
+
+def _check_tools(name: str, agent: Agent) -> None:
+    """Raises ``Invalid`` for a tool that could not be called, or not be resolved as it declares."""
+    if not isinstance(agent, ModelAgent) or not agent.tools:
+        return
+    from events import tools
+
+    for tool, declared in agent.tools.items():
+        checked_name(tool, "tool")
+        place = f"agents.{name}.tools.{tool}"
+        if tools.find(tool) is not None:
+            message = f"{place}: every agent has a tool of that name; choose another one."
+            raise Invalid(message)
+        if not declared.command:
+            message = f"{place}: its command is empty."
+            raise Invalid(message)
+        if (declared.retry == "probe") != bool(declared.probe):
+            message = f'{place}: retry = "probe" and the command that is asked, probe = […], belong together.'
+            raise Invalid(message)
+        if declared.retry != "never" and declared.effects != "external":
+            message = f'{place}: retry is for effects = "external"; what it is for others follows from their effects.'
+            raise Invalid(message)
 
 
 def _beside(file: Path, agents: dict[str, Agent]) -> dict[str, Agent]:
@@ -210,4 +234,4 @@ def _hint(message: str) -> str:
 def _agent_structs() -> tuple[Any, ...]:
     from events import agents
 
-    return (agents.ModelAgent, agents.ProgramAgent, agents.Limits, agents.Price)
+    return (agents.ModelAgent, agents.ProgramAgent, agents.CommandTool, agents.Limits, agents.Price)

@@ -131,6 +131,8 @@ def _call(id: str, position: int, event: ToolCallRequested, at: int) -> Entry:
 
 def _uncertain_note(id: str, position: int, event: ToolCallUncertain, at: int) -> Entry:
     text = f"{event.resolution}: {event.detail}"
+    if event.asked:
+        text += f" (asked: {event.asked}; exit code {event.answer_code})"
     return Entry(event.run_id, position, "note", "uncertain", at, call_id=event.call_id, text=text)
 
 

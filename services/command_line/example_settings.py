@@ -28,6 +28,15 @@ EXAMPLE = """\
 # price = { input_usd = 3.0, output_usd = 15.0 }   # for a million tokens; only for what is reported and budgets
 # limits = { steps = 200, tokens = 0, seconds = 1800.0, idle_seconds = 600.0, cost_usd = 0.0 }   # 0: no limit
 
+# [agents.claude.tools.deploy]        # a tool of its own: a command that gets the call's arguments as JSON on stdin
+# description = "Deploy the branch to the test system."
+# command = ["./deploy.sh"]
+# parameters = { type = "object", properties = { version = { type = "string" } }, required = ["version"] }
+# effects = "external"              # none, workspace or external: what a crash must not repeat by itself
+# retry = "probe"                   # never, idempotent or probe: what follows where nobody knows if it happened
+# probe = ["./is-deployed.sh"]      # exit code 0: it happened (what it prints is the result), 1: it did not
+# timeout_seconds = 600.0
+
 # [agents.local]
 # kind = "model"
 # provider = "openai"               # any API that speaks chat completions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import load
+from infra.settings import SettingsInvalid, load
 from services.command_line.doctor import MISSING, OK, WARNING, check_agent, check_disk, run_checks
 from services.command_line.example_settings import EXAMPLE
 from tests.command_line.conftest import run_alone
@@ -37,6 +37,26 @@ def test_the_example_is_valid_and_says_the_defaults(here: Path) -> None:
     defaults = load_defaults(here)
     for section in ("gateway", "scheduling", "worker", "telemetry"):
         assert getattr(settings, section) == getattr(defaults, section)
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        ("tools.shell = { description = 'd', command = ['true'] }", "every agent has a tool of that name"),
+        ("tools.x = { description = 'd', command = [] }", "its command is empty"),
+        ("tools.x = { description = 'd', command = ['true'], retry = 'probe' }", "belong together"),
+        ("tools.x = { description = 'd', command = ['true'], probe = ['true'] }", "belong together"),
+        ("tools.x = { description = 'd', command = ['true'], effects = 'none', retry = 'idempotent' }", "retry is for"),
+        ("tools.x = { description = 'd', command = ['true'], effects = 'some' }", "Invalid enum value 'some'"),
+        ("tools.'x y' = { description = 'd', command = ['true'] }", "cannot name a tool"),
+    ],
+)
+def test_tools_that_cannot_be(here: Path, tool: str, said: str) -> None:
+    """A tool that could not be called, or not be resolved after a crash, is refused when the settings are read."""
+    file = here / "cairn.toml"
+    file.write_text(f"[agents.a]\nkind = 'model'\nprovider = 'scripted'\n{tool}\n")
+    with pytest.raises(SettingsInvalid, match=said):
+        load(file, {})
 
 
 def load_defaults(here: Path) -> object:
