@@ -30,6 +30,8 @@ def queue(context: typer.Context, as_json: AsJson = False) -> None:
             [(row["id"], row["running"], row["starting"], row["agents_at_once"]) for row in answer["projects"]],
             empty="",
         )
+    if answer.get("interrupted"):
+        console.say(f"Nobody holds {', '.join(answer['interrupted'])}: interrupted.", style="yellow")
     if answer["recent"]:
         console.table(
             ["task", "status", "title", "changed"],

@@ -68,7 +68,7 @@ class Keeper:
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
-        if environment.stands and environment.host != self._plumbing.host:
+        if (environment.stands or environment.lost) and environment.host != self._plumbing.host:
             await self._leave(id, environment)
             return
         busy = self._executor.busy(id)

@@ -60,6 +60,14 @@ async def shown_tasks(models: ReadModels, tasks: Sequence[Row], held: Held | Non
     return [_shown_task(task, held, begun) for task in tasks]
 
 
+async def shown_queue(models: ReadModels, queue: Row, held: Held | None) -> Row:
+    """The answer with ``interrupted``: the ids of the runs that began and that nobody holds now."""
+    if held is None:
+        return {**queue, "interrupted": []}
+    begun = await models.runs(statuses=["running"], limit=MOST_RUNS)
+    return {**queue, "interrupted": [run["id"] for run in begun if run["id"] not in held]}
+
+
 def _shown_task(task: Row, held: Held, begun: set[str]) -> Row:
     runs = _running(task)
     if not runs or any(run in held for run in runs) or _is_checked(task):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from infra.ports import read_content
 from projections.queries import ReadModels, Row
 from services.gateway.answers import Json, unavailable
-from services.gateway.held_runs import asked_statuses, held_now, shown_run, shown_tasks
+from services.gateway.held_runs import asked_statuses, held_now, shown_queue, shown_run, shown_tasks
 from services.gateway.openapi import ONE, PAGE, TEXT, TracedRoute
 from services.gateway.parts import parts
 from services.gateway.schemas import LARGEST_SEQUENCE
@@ -139,9 +139,10 @@ async def timeline(
 
 @router.get("/queue", responses=ONE)
 async def queue(request: Request, wait_for: WaitFor = 0) -> Response:
-    """Counts by status, limits, and the tasks that changed last."""
+    """Counts by status, limits, the runs that began and that nobody holds, and the tasks that changed last."""
     models, at = await _models(request, wait_for)
-    return Json(await models.queue(), headers=at)
+    answer = await models.queue()
+    return Json(await shown_queue(models, answer, await held_now(parts(request).leases)), headers=at)
 
 
 @router.get("/environments", responses=PAGE)

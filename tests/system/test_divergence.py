@@ -176,6 +176,7 @@ def test_run_that_nobody_holds_is_no_ghost(stack: SystemStack, model: ModelServe
         assert run.task in [row["id"] for row in stack.items("/tasks", status="interrupted")]
         assert run.task not in [row["id"] for row in stack.items("/tasks", status="running")]
         assert "after step 1" in stack.cairn("task", "show", run.task)
+        assert stack.get("/queue")["interrupted"] == [run.run]
     stack.feed.ended(run.task)
     assert stack.get(path, wait_for=stack.last_sequence())["status"] == "succeeded"
 
