@@ -331,9 +331,12 @@ class Executor:
         )
         logger.warning("uncertain", call=command.call_id, tool=command.tool)
         if command.call_id not in state.ended:
-            if command.effects == "workspace":
-                await self._plumbing.workspaces.restore(room.id, state.checkpoint)
             room.resolved.add(command.call_id)
+
+    async def _undo(self, room: Room, command: ExecuteTool, state: Environment) -> None:
+        """Before a call is executed again: what the time before left in the workspace half done goes."""
+        if state.uncertain.get(command.call_id) and command.effects == "workspace":
+            await self._plumbing.workspaces.restore(room.id, state.checkpoint)
 
     async def _probe(self, room: Room, command: ExecuteTool, state: Environment) -> decider.Probed:
         """Ask the world whether a call happened. One that was asked before is not asked again."""
@@ -366,6 +369,7 @@ class Executor:
         if begun and command.call_id not in room.resolved:
             raise Uncertain
         room.resolved.discard(command.call_id)
+        await self._undo(room, command, state)
         if isinstance(arguments, Noop):
             data = arguments.text.encode()
         else:
@@ -397,6 +401,7 @@ class Executor:
         redactor = self._redactor(room, state, command)
         await processes.ready(room.id)
         if not begun or process_id not in await processes.known(room.id):
+            await self._undo(room, command, state)
             await self._start(room, command, state, process_id, start)
         room.processes[command.call_id] = process_id
         try:
