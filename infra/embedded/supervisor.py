@@ -69,6 +69,7 @@ class Keeper:
         self._failures = 0
         self._stopping = threading.Event()
         self._restarting = False
+        self._starting = threading.Lock()
         self._stopped = threading.Event()
         self._stopped.set()
         self._thread = threading.Thread(target=self._keep, name=program.name, daemon=True)
@@ -95,8 +96,11 @@ class Keeper:
 
     def restart(self) -> None:
         """Ask the present process to end and see to it that it does; the next one is started at once."""
-        self._stopped.clear()
-        self._restarting = True
+        with self._starting:
+            if self.program.has_exited():
+                return  # The next one is on its way already.
+            self._stopped.clear()
+            self._restarting = True
         try:
             self.program.stop()
         finally:
@@ -129,7 +133,8 @@ class Keeper:
     def _live(self) -> tuple[int | None, str]:
         """Start it and stay until it has ended; answers its exit code and its last words."""
         try:
-            pid = self.program.spawn()
+            with self._starting:
+                pid = self.program.spawn()
         except (OSError, CairnError) as error:
             return None, str(error)
         self._report(Started(self.program.name, pid))

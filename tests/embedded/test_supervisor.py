@@ -133,7 +133,10 @@ def test_stopping_leaves_nothing_of_the_group(tmp_path: Path) -> None:
     supervisor.stop()
     assert isinstance(started, Started)
     assert not _runs(started.pid)
-    assert not _runs(child)
+    deadline = time.monotonic() + 10.0  # It is killed by then; on a busy machine it may take a moment to be gone.
+    while _runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_waits_for_what_it_needs(tmp_path: Path) -> None:

@@ -157,6 +157,21 @@ def test_fork_at_an_open_call_and_fork_of_that(
     assert [request.problem for request in model.requests if request.problem] == []
 
 
+def test_fork_for_a_program(stack: SystemStack, source: Source) -> None:
+    """A program has no conversation to go on from: it gets the workspace of the step, the task, and what is wanted."""
+    stack.agent("program", kind="program", command=["bash", "-c", 'cat "$CAIRN_PROMPT_FILE"; ls; echo 3 > three.txt'])
+    forked = json.loads(
+        stack.cairn(
+            *("fork", source.run, "--at", str(source.first)),
+            *("--prompt", "In short.", "--agent", "program", "--json"),
+        )
+    )["id"]
+    stack.feed.ended(forked)
+    printed = stack.cairn("logs", forked)
+    assert printed.startswith(f"# Task: {source.title}")
+    assert "In short.\nREADME.md\ngreeting.txt\none.txt\n" in printed
+
+
 def test_forks_that_cannot_be(stack: SystemStack, model: ModelServer, tmp_path: Path) -> None:
     """An unknown run, a step before the beginning or before the workspace, an unknown agent, a checkpoint that is gone:
     each is refused with its own message, and no task is made."""
