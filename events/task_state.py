@@ -157,7 +157,11 @@ def _at(task: Task, name: str, **changes: object) -> Task:
 
 
 def _without_request(task: Task, id: str) -> Task:
-    return replace(task, requests={key: value for key, value in task.requests.items() if key != id})
+    return replace(
+        task,
+        requests={key: value for key, value in task.requests.items() if key != id},
+        divergences=tuple(item for item in task.divergences if item.reported.run_id != id),
+    )
 
 
 def _submitted(task: Task, event: TaskSubmitted) -> Task:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 from events.content import Content
-from events.environment import CallEnd, ExecuteTool, ToolCallCompleted, ToolCallFailed, ToolCallInterrupted
+from events.environment import (
+    CallEnd,
+    ExecuteTool,
+    ToolCallCompleted,
+    ToolCallFailed,
+    ToolCallInterrupted,
+    WorkspaceDiverged,
+)
+from events.task import ReportDivergence
 from services.environment_manager.ports import Exit
 
 # How much of what a process printed is its result.
@@ -58,6 +67,19 @@ def verdict(ended: CallEnd) -> tuple[bool | None, str]:
     if ended.cause in ("timed-out", "idle", "output-limit"):
         return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
     return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()
+
+
+def divergence(command: ExecuteTool, diverged: WorkspaceDiverged) -> ReportDivergence:
+    """What a check that cannot begin says of its workspace: the same words for the same find."""
+    digest = hashlib.sha256(f"{diverged.expected} {diverged.found}".encode()).hexdigest()[:12]
+    return ReportDivergence(
+        run_id=command.call_id,
+        divergence_id=f"{command.call_id}-d-{digest}",
+        kind=diverged.kind,
+        expected=diverged.expected,
+        found=diverged.found,
+        diff=diverged.diff,
+    )
 
 
 def since(began: float) -> int:

@@ -31,7 +31,7 @@ from events.environment import (
     ToolCallStarted,
 )
 from events.errors import CairnError, Fenced, Permanent, Transient
-from events.kernel import Event, replace
+from events.kernel import Command, Event, replace
 from events.task import RecordCheck
 from events.tools import Noop, Program, Shell, decode_arguments
 from infra import semantics, telemetry
@@ -212,6 +212,8 @@ class Executor:
         async with order:
             ended = None
             if await self._is_held(room, command):
+                if command.check_stage:
+                    await self._report_divergence(room, command, cause)
                 return
             while command.call_id not in (await self._state(room)).ended:
                 try:
@@ -224,14 +226,24 @@ class Executor:
             await self._report_check(room, command, ended, cause)
 
     async def _is_held(self, room: Room, command: ExecuteTool) -> bool:
-        """Whether the call cannot begin now, because its workspace is gone or has diverged. Whoever wants it sends it
-        again when that is settled."""
+        """Whether the call cannot begin now, its workspace being gone or diverged: it is sent again when it can."""
         state = await self._state(room)
         if command.call_id in state.ended or not (state.lost or state.stands):
             return False
         if await self.lost(room.id, state):
             return True
         return state.diverged is not None and command.call_id not in state.running
+
+    async def _report_divergence(self, room: Room, command: ExecuteTool, cause: Cause) -> None:
+        """No run asks what holds where a gate's workspace has diverged: the scheduler is told, each time it asks."""
+        diverged = (await self._state(room)).diverged
+        if diverged is not None:
+            report = ends.divergence(command, diverged)
+            await self._tell(command, report, f"{report.divergence_id}-{uuid.uuid4().hex}", cause)
+
+    async def _tell(self, command: ExecuteTool, report: Command, command_id: str, cause: Cause) -> None:
+        sender, task = self._plumbing.sender, command.task_id
+        await sender.send(subjects.SCHEDULER, subjects.ANY, "task", task, report, command_id=command_id, cause=cause)
 
     async def lost(self, id: str, state: Environment) -> bool:
         """Whether the workspace is gone, which is said in the log then."""
@@ -458,21 +470,14 @@ class Executor:
             ended = await self._find_end(room, command.call_id)
         passed, summary = ends.verdict(ended)
         detail = "" if isinstance(ended, ToolCallInterrupted) else await self._text(ended.content)
-        await self._plumbing.sender.send(
-            subjects.SCHEDULER,
-            subjects.ANY,
-            "task",
-            command.task_id,
-            RecordCheck(
-                stage=command.check_stage,
-                check_id=command.call_id,
-                passed=passed,
-                summary=summary,
-                detail=detail[-CHECK_DETAIL_CHARACTERS:],
-            ),
-            command_id=f"{command.call_id}-result",
-            cause=cause,
+        answer = RecordCheck(
+            stage=command.check_stage,
+            check_id=command.call_id,
+            passed=passed,
+            summary=summary,
+            detail=detail[-CHECK_DETAIL_CHARACTERS:],
         )
+        await self._tell(command, answer, f"{command.call_id}-result", cause)
 
     async def _find_end(self, room: Room, call_id: str) -> CallEnd:
         for record in reversed(await self._plumbing.log.load(ENVIRONMENT.name, room.id)):

@@ -9,6 +9,7 @@ import structlog
 
 from events import names, subjects
 from events.envelope import CommandEnvelope, Outcome
+from events.environment import ReconcileEnvironment
 from events.errors import CommandRejected, Invalid, NotFound, Transient
 from events.kernel import Event
 from events.project import PROJECT, AddProject
@@ -84,6 +85,8 @@ class Handlers:
             await self._fork_diverged(envelope, command)
         cause = Cause.of(envelope, "-resolved" if isinstance(command, ResolveDivergence) else "")
         decision = await self.decide(envelope.entity_id, cause, lambda task: self._decide(task, envelope))
+        if isinstance(command, ReportDivergence | ResolveDivergence):
+            await self._settle_checks(envelope, decision.state)
         return _accepted(TASK.name, decision.state.id, decision)
 
     async def decide(self, id: str, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> Decision[Task]:
@@ -202,6 +205,21 @@ class Handlers:
         if reported is not None:
             fork = ForkRun(run_id=reported.run_id, sequence=await self._log.last_sequence())
             await self._fork(envelope, fork)
+
+    async def _settle_checks(self, envelope: CommandEnvelope, task: Task) -> None:
+        """Have carried out what was chosen for the workspaces that gates wait for, then ask for the checks again."""
+        for check, choice in divergence_decider.to_carry_out(task):
+            cause = Cause.of(envelope)
+            await self._sender.send(
+                subjects.ENVIRONMENT_MANAGER,
+                check.host,
+                "environment",
+                check.environment_id,
+                ReconcileEnvironment(choice=choice),
+                command_id=f"{envelope.id}-{check.check_id}-{choice}",
+                cause=cause,
+            )
+            await self.dispatch(task, check, cause, again=f"-{envelope.id}")
 
     async def _numbered(
         self, envelope: CommandEnvelope, prefix: str, decide: Callable[[Task, int], Sequence[Event]]

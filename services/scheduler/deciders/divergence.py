@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from events.divergence import CHOICES
+from events.divergence import ASK, CHOICES
 from events.errors import CommandRejected, Invalid
 from events.kernel import Event
-from events.task import DivergenceReported, DivergenceResolved, ReportDivergence, ResolveDivergence
-from events.task_state import Running, Task
+from events.task import (
+    CheckRequested,
+    DivergenceReported,
+    DivergenceResolved,
+    ReportDivergence,
+    ResolveDivergence,
+    TaskBlocked,
+)
+from events.task_state import Checking, Running, Task
 from services.scheduler.deciders.task import existing
 
 Events = tuple[Event, ...]
@@ -19,23 +26,24 @@ class NoOpenDivergence(CommandRejected):
 
 
 def report(task: Task, command: ReportDivergence) -> Events:
+    """A run or a gate's check waits. Of a run its runner follows the policy, for a check it is followed here."""
     known = any(item.reported.divergence_id == command.divergence_id for item in task.divergences)
-    if (
-        known
-        or task.ended is not None
-        or all(state.position != Running(command.run_id) for state in task.stages.values())
-    ):
+    positions = (Running(command.run_id), Checking(command.run_id))
+    waits = any(state.position in positions for state in task.stages.values())
+    if known or task.ended is not None or task.submitted is None or not waits:
         return ()
-    return (
-        DivergenceReported(
-            run_id=command.run_id,
-            divergence_id=command.divergence_id,
-            kind=command.kind,
-            expected=command.expected,
-            found=command.found,
-            diff=command.diff,
-        ),
+    reported = DivergenceReported(
+        run_id=command.run_id,
+        divergence_id=command.divergence_id,
+        kind=command.kind,
+        expected=command.expected,
+        found=command.found,
+        diff=command.diff,
     )
+    policy = task.submitted.on_divergence
+    if policy == ASK or not isinstance(task.requests.get(command.run_id), CheckRequested):
+        return (reported,)
+    return (reported, *_chosen(task, reported, policy, by="policy"))
 
 
 def resolve(task: Task, command: ResolveDivergence, *, by: str) -> Events:
@@ -43,7 +51,27 @@ def resolve(task: Task, command: ResolveDivergence, *, by: str) -> Events:
     open = waiting(task, command)
     if open is None:
         return ()
-    return (DivergenceResolved(run_id=open.run_id, divergence_id=open.divergence_id, choice=command.choice, by=by),)
+    return _chosen(task, open, command.choice, by=by)
+
+
+def _chosen(task: Task, open: DivergenceReported, choice: str, *, by: str) -> Events:
+    """The run that waits carries it out; a gate whose workspace is given up blocks its task."""
+    resolved = DivergenceResolved(run_id=open.run_id, divergence_id=open.divergence_id, choice=choice, by=by)
+    check = task.requests.get(open.run_id)
+    if not isinstance(check, CheckRequested) or choice in ("restore", "accept"):
+        return (resolved,)
+    detail = f"the {open.kind} of {check.environment_id} had diverged and was given up by {by or 'somebody'}"
+    return (resolved, TaskBlocked(stage=check.stage, cause="diverged", detail=detail))
+
+
+def to_carry_out(task: Task) -> list[tuple[CheckRequested, str]]:
+    """The checks that wait for their workspace to be settled, each with what was chosen."""
+    return [
+        (check, item.choice)
+        for item in task.divergences
+        if item.choice in ("restore", "accept")
+        and isinstance(check := task.requests.get(item.reported.run_id), CheckRequested)
+    ]
 
 
 def waiting(task: Task, command: ResolveDivergence) -> DivergenceReported | None:
