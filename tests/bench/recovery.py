@@ -29,7 +29,7 @@ from infra.jetstream.connection import JetStream
 from infra.sender import Sender
 from infra.settings import Settings
 from tests.bench import worker
-from tests.bench.agent_loop import HOST, PAYLOAD_BYTES, _until_last_is
+from tests.bench.agent_loop import HOST, PATIENCE_SECONDS, PAYLOAD_BYTES, _until_last_is
 from tests.bench.table import Row
 
 STEPS = (500, 5_000)
@@ -84,12 +84,13 @@ async def _measure(settings: Settings, supervisor: Supervisor, runner: ServicePr
     os.kill(runner.pid, signal.SIGKILL)
     resumed_at = next_at = None
     while next_at is None:
+        assert (datetime.now(UTC) - killed_at).total_seconds() < PATIENCE_SECONDS, "the run does not go on"
         await asyncio.sleep(0.02)
         for later in await jetstream.log.load("run", run, after=record.sequence):
             for event in later.envelope.events:
                 if isinstance(event, RunResumed):
                     resumed_at = later.envelope.time
-                elif isinstance(event, ModelResponded) and resumed_at is not None:
+                elif isinstance(event, ModelResponded) and resumed_at is not None and next_at is None:
                     next_at = later.envelope.time
     await jetstream.close()
     assert resumed_at is not None
