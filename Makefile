@@ -39,7 +39,7 @@ system: setup ## The whole product from outside
 soak: setup ## Tasks on real processes while something is killed every few seconds (MINUTES=2 SEED=s)
 	$(BIN)/python -m tests.crash.soak
 
-crash-matrix: setup ## Kill every service at every point of the log (SAMPLE=n SEED=s VICTIMS=a,b WORKERS=n)
+crash-matrix: setup ## Kill every service at every point of the log (SAMPLE=n SEED=s VICTIMS=a,b GENTLY=1 WORKERS=n)
 	$(BIN)/python -m tests.crash
 
 check: setup ## Style, types, imports, generated files

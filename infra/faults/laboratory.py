@@ -59,14 +59,16 @@ VICTIMS = (*SERVICES, *SERVERS, WORKER, EVERYTHING)
 
 
 class Point(msgspec.Struct, frozen=True, order=True):
-    """``victim`` is a service, a server, ``worker``, ``everything``, or ``handler``: the service whose append it is."""
+    """``victim`` is a service, a server, ``worker``, ``everything``, or ``handler``: the service whose append it is.
+    With ``gently`` it is asked to stop, as an update does it, and what it sends meanwhile is passed on."""
 
     number: int
     when: When
     victim: str = HANDLER
+    gently: bool = False
 
     def __str__(self) -> str:
-        return f"{self.when} {self.number}, {self.victim}"
+        return f"{self.when} {self.number}, {self.victim}{' gently' if self.gently else ''}"
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,11 +164,15 @@ class Laboratory:
         """A task that is disturbed at one point, until its account is as ``until`` says or the time is over."""
 
         async def strike(handler: str) -> None:
-            await self.kill(point.victim, handler)
+            if point.gently:
+                self._signal(point.victim, handler, gently=True)
+            else:
+                await self.kill(point.victim, handler)
 
-        self.proxy.arm(
-            point.number, point.when, victims=lambda handler: self._processes_of(point.victim, handler), strike=strike
-        )
+        def held(handler: str) -> Sequence[str]:
+            return () if point.gently else self._processes_of(point.victim, handler)
+
+        self.proxy.arm(point.number, point.when, victims=held, strike=strike)
         settled = until or (lambda account: account.settled)
         trial = await self._try(specification, lambda account: settled(account) and self.is_complete(), seconds)
         await self._until(lambda: self.is_complete(), READY_SECONDS)
@@ -174,12 +180,7 @@ class Laboratory:
 
     async def kill(self, victim: str, handler: str = "") -> None:
         """SIGKILL to all that a victim is, at once; returns when it is dead. It is started again."""
-        dying = {name: self._keepers[name].program.pid for name in self._processes_of(victim, handler)}
-        for name in dying:
-            keeper = self._keepers[name]
-            keeper.forgive()
-            keeper.ready.clear()
-            keeper.program.signal(signal.SIGKILL)
+        dying = self._signal(victim, handler)
         if victim in _GROUPS:
             self._end_shims()
         await self._until(lambda: not any(self._lives(name, pid) for name, pid in dying.items()), READY_SECONDS)
@@ -337,6 +338,16 @@ class Laboratory:
 
     def _processes_of(self, victim: str, handler: str) -> Sequence[str]:
         return _GROUPS.get(victim) or (handler if victim == HANDLER else victim,)
+
+    def _signal(self, victim: str, handler: str, *, gently: bool = False) -> dict[str, int | None]:
+        """Answers the pids that the processes had."""
+        dying = {name: self._keepers[name].program.pid for name in self._processes_of(victim, handler)}
+        for name in dying:
+            keeper = self._keepers[name]
+            keeper.forgive()
+            keeper.ready.clear()
+            keeper.program.signal(keeper.program.stop_signal if gently else signal.SIGKILL)
+        return dying
 
     def _end_shims(self) -> None:
         """Kill every process of every environment: shims, keepers, and all that they started."""

@@ -27,9 +27,10 @@ class Verdict(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
 
 
-def points(appends: int, victims: Sequence[str] = (HANDLER,)) -> list[Point]:
+def points(appends: int, victims: Sequence[str] = (HANDLER,), *, gently: bool = False) -> list[Point]:
     """Every point of a log of so many appends, for each victim."""
-    return [Point(number, when, victim) for victim in victims for number in range(1, appends + 1) for when in WHENS]
+    numbers = range(1, appends + 1)
+    return [Point(number, when, victim, gently) for victim in victims for number in numbers for when in WHENS]
 
 
 def sampled(points: Sequence[Point], count: int, seed: int) -> list[Point]:

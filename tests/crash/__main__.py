@@ -1,7 +1,7 @@
 """``make crash-matrix``: every point of the log × before and after × every victim, over real processes.
 
 ``SAMPLE=n`` takes so many of the points, chosen by ``SEED=s``; ``VICTIMS=a,b`` other victims than all of them;
-``WORKERS=n`` lets so many stacks work side by side.
+``GENTLY=1`` asks them to stop in place of SIGKILL; ``WORKERS=n`` lets so many stacks work side by side.
 """
 
 from __future__ import annotations
@@ -63,13 +63,14 @@ def _tell(verdict: Verdict) -> None:
 def main() -> int:
     victims = tuple(filter(None, os.environ.get("VICTIMS", "").split(","))) or VICTIMS
     sample, seed = int(os.environ.get("SAMPLE", "0")), int(os.environ.get("SEED", "1"))
+    gently = bool(os.environ.get("GENTLY"))
     workers = int(os.environ.get("WORKERS", "1"))
     logging.getLogger("cairn").setLevel(logging.ERROR)  # That connections break is what this is about.
     directory = Path(tempfile.mkdtemp(prefix="cairn-crash-"))
     began = time.monotonic()
 
     def choose(appends: int) -> list[Point]:
-        every = points(appends, victims)
+        every = points(appends, victims, gently=gently)
         return sampled(every, sample or len(every), seed)
 
     verdicts = asyncio.run(matrix(directory, choose, workers))
