@@ -21,7 +21,7 @@ from events.environment import (
     PublishBranch,
     ReconcileEnvironment,
 )
-from events.errors import CommandRejected, Permanent
+from events.errors import CommandRejected, Permanent, Transient
 from events.kernel import replace
 from events.task import RecordCheck
 from events.task_state import TASK
@@ -124,7 +124,13 @@ class Handlers:
             secrets=command.secrets,
             bundled=first is not None,
         )
-        await self._executor.append(id, cause, lambda state: decider.prepare(state, event, first))
+        before = state.prepared
+        state = await self._executor.append(
+            id, cause, lambda state: decider.prepare(state, event, first) if state.prepared == before else ()
+        )
+        if not decider.stands(state):
+            message = f"environment {id} was made elsewhere and removed again meanwhile"
+            raise Transient(message)
         logger.info("prepared", environment=id)
 
     async def _is_needless(self, task_id: str) -> bool:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from events.content import Inline
+from events.envelope import Envelope, Recorded
 from events.environment import ENVIRONMENT, ToolCallCompleted
 from events.run import RUN, AnswerReceived, ModelResponded, Run, RunResumed, ToolCallRequested
 from infra.clock import SystemClock
@@ -81,3 +82,20 @@ async def test_a_history_begins_with_its_snapshot_and_ends_where_a_whole_one_doe
     assert history.environment == whole.environment
     assert history.uncounted == whole.uncounted
     assert store.peek("r") == whole_store.peek("r")
+
+
+def test_result_that_comes_before_the_answer_to_its_request_counts() -> None:
+    """Another process may dispatch a call as soon as it is in the log, before the one that appended it knows."""
+    run = history()
+    call = ToolCallRequested(
+        call_id="shop-1-development-1-c1", step=1, tool="shell", arguments=Inline("{}"), effects="workspace"
+    )
+    ended = ToolCallCompleted(call_id=call.call_id, run_id="shop-1-development-1", tool="shell", duration_ms=1)
+    envelope = Envelope(
+        id="end", tenant="default", entity="environment", entity_id="shop-1-development", time=NOW, events=(ended,)
+    )
+    run._early = None  # It was loaded.
+    run.receive(Recorded(7, envelope))
+    run.add_own((ModelResponded(step=1), call), NOW)
+    assert run.conversation.open_calls == []
+    assert run.conversation.result_of(call.call_id) is not None
