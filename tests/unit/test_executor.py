@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from events.content import Inline
-from events.environment import ExecuteTool, InterruptCall, ToolCallStarted
+from events.environment import ExecuteTool, InterruptCall, ToolCallStarted, ToolCallUncertain
 from events.task import RecordCheck
 from infra.entities import Cause
 from tests.unit.environment_twins import Environments
@@ -183,3 +183,38 @@ async def test_keeper_removes_what_is_not_in_the_log_and_starts_in_spite_of_a_ba
     following = await environments.keeper.start()
     await following.close()
     assert environments.workspaces.environments == ["shop-1-broken"]
+
+
+async def test_what_a_crash_left_comes_to_its_end_first(environments: Environments) -> None:
+    """Else the checkpoint of the next call would hold what the first one had half done."""
+    append = environments.executor.append
+    await append(environments.id, Cause(id="left"), lambda state: (started("c1"),))
+    waiting = begin(environments, call("c2"))
+    await until(lambda: not environments.executor.room(environments.id).changing.locked())
+    assert environments.processes.started == []
+    first = begin(environments, call("c1"))
+    await until(lambda: environments.processes.started == ["c1"])
+    environments.processes.end("c1")
+    await first
+    await until(lambda: environments.processes.started == ["c1", "c2"])
+    environments.processes.end("c2")
+    await waiting
+    assert await environments.events() == [
+        "ToolCallStarted c1",
+        "ToolCallCompleted c1",
+        "ToolCallStarted c2",
+        "ToolCallCompleted c2",
+    ]
+
+
+async def test_workspace_goes_back_also_where_the_process_died_after_it_said_so(environments: Environments) -> None:
+    """That a call is executed again is in the log before the workspace is restored."""
+    uncertain = ToolCallUncertain(
+        call_id="c1", run_id="run-1", tool="shell", resolution="restore-and-execute-again", detail="", restored="c0"
+    )
+    await environments.executor.append(environments.id, Cause(id="left"), lambda state: (started("c1"), uncertain))
+    working = begin(environments, call("c1"))
+    await until(lambda: environments.processes.started == ["c1.1"])
+    assert environments.workspaces.restored == ["c0"]
+    environments.processes.end("c1.1")
+    await working
