@@ -2,7 +2,8 @@
 
 Every step crosses two processes: the runner appends the model's answer with the call, the environment-manager
 executes it and appends the result, the runner reads it. The floor is two awaited publishes of the same size a step,
-by as many tasks as there are runs, in one client. Both are timed from the log: the runs' first to their last event.
+by as many tasks as there are runs, in one client. It is timed from
+the log: the first answer of any run to the last one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from events import subjects
 from events.agents import Limits, ModelAgent
 from events.environment import EnvironmentPrepared, PrepareEnvironment
 from events.kernel import Event
-from events.run import RUN_ENDS, ModelResponded, RunStarted, RunSucceeded, StartRun
+from events.run import RUN_ENDS, ModelResponded, StartRun
 from infra.clock import SystemClock
 from infra.entities import Cause
 from infra.jetstream.connection import JetStream
@@ -37,6 +38,7 @@ PAYLOAD_BYTES = 1024
 RUNS = (1, 16, 64)
 HOST = "bench"
 PATIENCE_SECONDS = 120.0
+SETTLE_SECONDS = 3.0
 TARGETS = {1: 0.25, 16: 0.2, 64: 0.2}
 
 
@@ -116,27 +118,30 @@ async def measure(
         )
     await _until_last_is(jetstream.log, "run", [f"{id}-1" for id in ids], tuple(RUN_ENDS))
     answers: dict[str, list[datetime]] = defaultdict(list)
-    began, ended = [], []
     async for records in jetstream.log.replay(after=before, entities=("run",)):
         for record in records:
-            for event in record.envelope.events:
-                if isinstance(event, ModelResponded):
-                    answers[record.envelope.entity_id].append(record.envelope.time)
-                elif isinstance(event, RunStarted):
-                    began.append(record.envelope.time)
-                elif isinstance(event, RunSucceeded):
-                    ended.append(record.envelope.time)
+            if any(isinstance(event, ModelResponded) for event in record.envelope.events):
+                answers[record.envelope.entity_id].append(record.envelope.time)
     await jetstream.close()
     steps = [
         (after - before).total_seconds() for times in answers.values() for before, after in itertools.pairwise(times)
     ]
     assert len(steps) == runs * STEPS, f"{len(steps)} steps were taken, not {runs * STEPS}"
-    return runs * STEPS / (max(ended) - min(began)).total_seconds(), steps
+    seconds = (
+        max(times[-1] for times in answers.values()) - min(times[0] for times in answers.values())
+    ).total_seconds()
+    return runs * STEPS / seconds, steps
 
 
 def write_transcript(path: Path) -> Path:
-    call = {"tool": "noop", "arguments": {"text": "x" * PAYLOAD_BYTES}}
-    turns = [{"repeat": STEPS, "calls": [call]}, {"calls": [{"tool": "submit", "arguments": {"summary": "Done."}}]}]
+    """The first answer takes its time, so that every run has begun, and its workspace was looked at, before any
+    takes a step."""
+    quick = {"calls": [{"tool": "noop", "arguments": {"text": "x" * PAYLOAD_BYTES}}]}
+    turns = [
+        {"delay_seconds": SETTLE_SECONDS, **quick},
+        {"repeat": STEPS - 1, **quick},
+        {"calls": [{"tool": "submit", "arguments": {"summary": "Done."}}]},
+    ]
     path.write_text(json.dumps({"turns": turns}), encoding="utf-8")
     return path
 
