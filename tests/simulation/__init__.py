@@ -2,7 +2,8 @@
 
 ==================== ===================================================================================
 ``loop``             an event loop whose time is virtual: nothing waits, nothing is left to chance
-``network``          processes that crash, freeze and lose messages: every port of a service goes through one
+``network``          processes that crash and freeze, and the faults that strike at their steps
+``ports``            what a service sees of the plumbing: late, in disorder, twice or not at all
 ``world``            what outlives processes: workspaces, programs, the remote; in-memory twins of git and shims
 ``workload``         tasks by seed: what agents do turn by turn, what people answer, how each task is to end
 ``simulation``       services put together as in their ``__main__``, faults, and the end of it all

@@ -9,7 +9,8 @@ from events.environment import ENVIRONMENT, CallEnd
 from events.errors import RevisionConflict
 from events.kernel import replace
 from events.run import RUN, RunResumed
-from tests.simulation.network import Ports, Process, ProcessLog
+from tests.simulation.network import Process
+from tests.simulation.ports import Ports, ProcessLog
 from tests.simulation.simulation import Simulation
 
 STORED_AFTER_SECONDS = 0.05

@@ -37,7 +37,8 @@ from services.notifier.ports import Answer, Arrived, Refused
 from services.scheduler.__main__ import Scheduler
 from services.scheduler.board import Board
 from tests.simulation.loop import NothingLeft, VirtualLoop
-from tests.simulation.network import Faults, HostLeases, Network, Ports, Process, TrueClock
+from tests.simulation.network import Faults, Network, Process, TrueClock
+from tests.simulation.ports import HostLeases, Ports
 from tests.simulation.workload import People, SimulatedModels, Workload, unfinished
 from tests.simulation.world import HostProcesses, HostWorkspaces, World, file_tools
 
