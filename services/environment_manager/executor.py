@@ -13,7 +13,7 @@ import contextlib
 import shlex
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -44,32 +44,13 @@ from services.environment_manager.bundles import Bundles
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Workspaces
+from services.environment_manager.room import Room
 from services.environment_manager.tools.commands import Start, start_of, start_of_declared, start_of_probe
 
 logger = structlog.get_logger()
 
 CHECK_DETAIL_CHARACTERS = 4_000
 RETRY_SECONDS = 1.0
-
-
-@dataclass
-class Room:
-    """What this process holds of one environment: its order of changes, and the calls under way with their
-    processes. ``resolved`` are the uncertain calls that may be executed again."""
-
-    id: str
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    appending: asyncio.Lock = field(default_factory=asyncio.Lock)
-    calls: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    processes: dict[str, str] = field(default_factory=dict)
-    interrupted: dict[str, str] = field(default_factory=dict)
-    resolved: set[str] = field(default_factory=set)
-    preparing: int = 0
-    redactors: dict[tuple[str, ...], Redactor] = field(default_factory=dict)
-
-    def leave(self, call_id: str) -> None:
-        self.calls.pop(call_id, None)
-        self.interrupted.pop(call_id, None)
 
 
 @dataclass(frozen=True)
