@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import signal
 import time
 from collections import defaultdict
 from datetime import datetime
@@ -21,10 +23,11 @@ import uvloop
 
 from events import subjects
 from events.agents import Limits, ModelAgent
-from events.environment import EnvironmentPrepared, PrepareEnvironment
+from events.environment import EnvironmentInspected, EnvironmentPrepared, PrepareEnvironment
 from events.kernel import Event
 from events.run import RUN_ENDS, ModelResponded, StartRun
 from infra.clock import SystemClock
+from infra.embedded.service_program import read_run_file
 from infra.entities import Cause
 from infra.jetstream.connection import JetStream
 from infra.ports import EventLog
@@ -116,6 +119,8 @@ async def measure(
             command_id=f"{id}-start",
             cause=Cause(id=id),
         )
+    await _until_last_is(jetstream.log, "environment", ids, (EnvironmentInspected,))
+    await _hold_until_all_think(settings)
     await _until_last_is(jetstream.log, "run", [f"{id}-1" for id in ids], tuple(RUN_ENDS))
     answers: dict[str, list[datetime]] = defaultdict(list)
     async for records in jetstream.log.replay(after=before, entities=("run",)):
@@ -131,6 +136,15 @@ async def measure(
         max(times[-1] for times in answers.values()) - min(times[0] for times in answers.values())
     ).total_seconds()
     return runs * STEPS / seconds, steps
+
+
+async def _hold_until_all_think(settings: Settings) -> None:
+    """Stop the runner until the first answer of every run is due, so that all take their steps at the same time."""
+    runner = read_run_file(settings.home_path, subjects.AGENT_RUNNER)
+    assert runner is not None
+    os.kill(runner.pid, signal.SIGSTOP)
+    await asyncio.sleep(SETTLE_SECONDS + 0.2)
+    os.kill(runner.pid, signal.SIGCONT)
 
 
 def write_transcript(path: Path) -> Path:
