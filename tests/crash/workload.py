@@ -91,8 +91,10 @@ def _transcript(counts: Path) -> dict[str, Any]:
             "All at once.",
             shell("write", "echo more >> notes.txt"),
             call("announce", text="now"),
-            call("read_file", path="README.md"),
         ),
+        # Not beside the others: a host that dies when this one ends would end a command of theirs in the middle, and
+        # that is executed again.
+        turn("", call("read_file", path="README.md")),
         turn("", call("submit", summary="I did not run the tests.")),
     ]
     careful = [
