@@ -16,7 +16,7 @@ from events import subjects
 from events.codec import decode_event, encode
 from events.envelope import Envelope, Recorded
 from events.errors import RevisionConflict, Transient, UndecodableMessage
-from infra.jetstream.direct import StoredMessage, read_all, read_from_leader, read_last
+from infra.jetstream.direct import BEHIND_SECONDS, StoredMessage, read_all, read_from_leader, read_last
 from infra.jetstream.pull import SILENCE_SECONDS, Follower, Pull
 from infra.jetstream.requests import (
     PATIENCE_SECONDS,
@@ -105,8 +105,20 @@ class JetStreamEventLog:
                         yield records
             finally:
                 await pull.close()
-            if page.finished:
+            if page.finished and not await self._is_behind(after, end, entities):
                 return
+
+    async def _is_behind(self, after: int, end: int, entities: Sequence[str]) -> bool:
+        """Whether the leader has more up to ``end`` than the replica that was read had by then."""
+        if not self._requests.replicated or after >= end:
+            return False
+        for subject in self._filters(entities) or [f"evt.{self._tenant}.>"]:
+            query = {"seq": after + 1, "next_by_subj": subject}
+            found = await read_from_leader(self._requests, self._stream, query)
+            if found is not None and found.sequence <= end:
+                await asyncio.sleep(BEHIND_SECONDS)
+                return True
+        return False
 
     async def follow(
         self, deliver: Callable[[Recorded], None], *, after: int, entities: Sequence[str] = ()

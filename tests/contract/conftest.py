@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import pytest
@@ -26,6 +26,7 @@ from infra.ports import (
     RunLeases,
 )
 from infra.settings import Nats, Settings
+from tests.nats_cluster import NatsCluster
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -83,7 +84,16 @@ class Plumbing:
         )
 
 
-@pytest.fixture(params=["memory", "jetstream"])
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Three real servers in a cluster, for streams with three replicas."""
+    cluster = NatsCluster(tmp_path_factory.mktemp("cluster"))
+    cluster.start()
+    yield cluster.url
+    cluster.stop()
+
+
+@pytest.fixture(params=["memory", "jetstream", pytest.param("cluster", marks=pytest.mark.integration)])
 async def plumbing(request: pytest.FixtureRequest) -> AsyncIterator[Plumbing]:
     tenant = f"t{uuid.uuid4().hex[:8]}"
     if request.param == "memory":
@@ -98,7 +108,11 @@ async def plumbing(request: pytest.FixtureRequest) -> AsyncIterator[Plumbing]:
         yield Plumbing(tenant, memory, publish_there)
         await memory.close()
         return
-    settings = Settings(tenant=tenant, nats=Nats(url=request.getfixturevalue("nats_url")))
+    if request.param == "cluster":
+        nats = Nats(url=request.getfixturevalue("cluster_url"), replicas=3)
+    else:
+        nats = Nats(url=request.getfixturevalue("nats_url"))
+    settings = Settings(tenant=tenant, nats=nats)
     stream = await JetStream.connect(settings, "contract")
     await stream.ensure_streams()
 

@@ -21,6 +21,7 @@ from events.project import AddProject, ProjectSettings, Repository
 from events.task import ForkRun, SubmitTask, TaskSpecification
 from infra.clock import SystemClock
 from infra.jetstream.connection import JetStream
+from infra.jetstream.streams import stream_configs
 from infra.settings import Nats, Settings
 from tests.service_process import ServiceProcess
 
@@ -92,7 +93,7 @@ class Host:
 class TwoHosts:
     """``a`` is started, ``b`` is not yet. Everything that happened is in ``happened``, as it comes."""
 
-    def __init__(self, directory: Path, nats_url: str, turns: list[dict[str, Any]]) -> None:
+    def __init__(self, directory: Path, nats_url: str, turns: list[dict[str, Any]], *, replicas: int = 1) -> None:
         transcript = directory / "turns.json"
         transcript.write_text(json.dumps({"turns": turns}))
         settings_file = directory / "cairn.toml"
@@ -105,8 +106,10 @@ class TwoHosts:
             "CAIRN_SETTINGS": str(settings_file),
             "CAIRN_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),
             "CAIRN_SCHEDULING__RECONCILE_SECONDS": "0.5",
+            "CAIRN_NATS__REPLICAS": str(replicas),
             "PYTHONPATH": str(Path.cwd()),
         }
+        self._replicas = replicas
         self._directory = directory
         self._nats_url = nats_url
         self._environment = environment
@@ -125,8 +128,9 @@ class TwoHosts:
         )
         self._scheduler.until_ready()
         self.a.start()
-        settings = Settings(tenant=self._tenant, nats=Nats(url=self._nats_url))
+        settings = Settings(tenant=self._tenant, nats=Nats(url=self._nats_url, replicas=self._replicas))
         self._jetstream = await JetStream.connect(settings, "test")
+        await self._jetstream.ensure_streams()
         self._following = await self._jetstream.log.follow(self._deliver, after=0)
         return self
 
@@ -187,6 +191,25 @@ class TwoHosts:
         assert outcome.accepted, outcome.message
         return outcome.entity_id
 
+    async def settled(self) -> None:
+        """Wait until every replica of every stream is there and has everything."""
+        while True:
+            configs = stream_configs(self._tenant, self._replicas)
+            infos = [await self._jetstream._requests.api(f"STREAM.INFO.{config['name']}") for config in configs]
+            clusters = [info["cluster"] for info in infos]
+            if all(
+                item.get("leader")
+                and len(item.get("replicas", ())) == self._replicas - 1
+                and all(map(_is_current, item["replicas"]))
+                for item in clusters
+            ):
+                return
+            await asyncio.sleep(0.1)
+
+    async def replayed(self) -> list[Recorded]:
+        """The whole log as it is now."""
+        return [record async for batch in self._jetstream.log.replay() for record in batch]
+
     def all(self, kind: type[Event]) -> list[Any]:
         return [event for _, event in self.happened if isinstance(event, kind)]
 
@@ -202,3 +225,7 @@ class TwoHosts:
                 message = f"{len(found)} of {count} {kind.__name__}:\n{told}"
                 raise AssertionError(message) from None
         return found[count - 1]
+
+
+def _is_current(replica: dict[str, Any]) -> bool:
+    return bool(replica.get("current")) and not replica.get("offline")
