@@ -30,12 +30,18 @@ class SettingsInvalid(CairnError):
 
 
 class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``manage_streams`` is false where an operator makes the streams: then they are verified, not created."""
+    """``manage_streams`` is false where an operator makes the streams: then they are verified, not created.
+
+    ``sync`` is what the operator says of the servers' ``sync_interval``; ``monitor_url`` is the monitoring address of
+    one of them, where that can be asked. Both are only shown (see ``infra.durability``).
+    """
 
     url: str = "nats://127.0.0.1:4222"
     credentials_file: str = ""
     replicas: int = 1
     manage_streams: bool = True
+    sync: Literal["unknown", "always", "interval"] = "unknown"
+    monitor_url: str = ""
 
     @property
     def shown_url(self) -> str:

@@ -163,6 +163,7 @@ class Stack:
         environment = {
             "CAIRN_HOME": str(self.home),
             "CAIRN_NATS__URL": nats_url,
+            "CAIRN_NATS__SYNC": "always",
             "CAIRN_POSTGRES__URL": postgres_url,
             "CAIRN_GATEWAY__PORT": str(self._port),
             # Six services share these settings: each takes a free port and tells it in its run file.

@@ -232,13 +232,14 @@ def check_read_models() -> Check:
 
 
 def check_durability(home: Path) -> Check:
+    from infra.durability import ALWAYS, INTERVAL, stated
+    from infra.settings import Nats
+
     try:
         always = "sync_interval: always" in (home / "nats" / "nats-server.conf").read_text()
     except OSError:
         always = False
-    if always:
-        return Check("durability", OK, "an acknowledged event is on the disk (sync_interval: always)")
-    return Check("durability", WARNING, "power loss can take the last two minutes (default sync_interval)")
+    return Check("durability", OK if always else WARNING, stated(Nats(sync=ALWAYS if always else INTERVAL)).sentence)
 
 
 def _version(command: list[str]) -> str | None:

@@ -179,6 +179,7 @@ def _show(task: dict[str, Any], why: str = "") -> None:
             "pull request": _pull_request(task),
             "submitted": console.when(task["created_at"]),
             "ended": console.when(task["ended_at"]),
+            "durability": task.get("durability", ""),
         }
     )
     console.table(

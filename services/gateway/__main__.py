@@ -12,6 +12,7 @@ import structlog
 from events import subjects
 from infra import settings
 from infra.api_keys import KEYS_FILE, ApiKeys, ensure_local_key
+from infra.durability import Finder
 from infra.hosts import Hosts
 from infra.service import EXIT_SETTINGS, Runtime, run
 from infra.settings import SettingsInvalid
@@ -77,6 +78,8 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             archives=Archives(chosen.home_path / "imports"),
             dead_letters=jetstream.dead_letters,
             leases=jetstream.leases,
+            hosts=jetstream.hosts,
+            durability=Finder(chosen.nats),
             read_models=read_models,
             read_model_progress=progress,
             explainer=ReadModelExplainer(read_models, runtime.clock, chosen.scheduling.agents_at_once),

@@ -17,6 +17,7 @@ from services.gateway import (
     routes_past,
     routes_process,
     routes_queries,
+    routes_status,
     routes_streams,
 )
 from services.gateway.edge import Edge
@@ -40,7 +41,15 @@ def make_app(parts: Parts, keys: ApiKeys, *, max_body_bytes: int) -> Edge:
     )
     app.state.parts = parts
     answers.install(app)
-    for module in (routes_process, routes_streams, routes_log, routes_imports, routes_queries, routes_commands):
+    for module in (
+        routes_process,
+        routes_streams,
+        routes_log,
+        routes_imports,
+        routes_queries,
+        routes_status,
+        routes_commands,
+    ):
         app.include_router(module.router)
     app.include_router(routes_past.router, prefix="/api/v1")
     named = [Depends(routes_imports.named)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from fastapi import Request
 
+from infra.durability import Durability
 from infra.health import Health
-from infra.ports import ContentStore, DeadLetters, EventLog, RunLeases
+from infra.ports import ContentStore, DeadLetters, EventLog, HostRegistry, RunLeases
 from services.gateway.archives import Archives
 from services.gateway.commands import Commands
 from services.gateway.output_stream import OutputStreams
@@ -24,6 +26,8 @@ class Parts:
     archives: Archives
     dead_letters: DeadLetters
     leases: RunLeases
+    hosts: HostRegistry
+    durability: Callable[[], Awaitable[Durability]]
     read_models: OpenReadModels
     read_model_progress: ReadModelProgress
     explainer: Explainer

@@ -96,6 +96,7 @@ async def task(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
         held = await held_now(parts(request).leases)
         (found,) = await shown_tasks(models, [found], held)
         found["run_list"] = [shown_run(row, held) for row in found["run_list"]]
+        found["durability"] = (await parts(request).durability()).sentence
     return _one(found, "task", id, at)
 
 
@@ -123,6 +124,7 @@ async def run(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
     found = await models.run(checked_id(id, "run"))
     if found is not None:
         found = shown_run(found, await held_now(parts(request).leases))
+        found["durability"] = (await parts(request).durability()).sentence
     return _one(found, "run", id, at)
 
 
