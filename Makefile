@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test integration system crash-matrix soak check format simulate bench bench-peers constraints clean
+.PHONY: help setup demo up test integration cluster system crash-matrix soak check format simulate bench bench-peers constraints clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: setup ## The quick tests
 
 integration: setup ## Tests with real servers and processes
 	$(PYTEST) -n 2 --dist worksteal -m "integration and not system" tests
+
+cluster: setup ## Every contract of the plumbing, and work, over three NATS servers of which any may be killed
+	$(PYTEST) -n 2 --dist worksteal tests/contract tests/integration/test_cluster.py -k cluster
 
 system: setup ## The whole product from outside
 	$(PYTEST) -m system tests

@@ -16,6 +16,7 @@ MEASUREMENTS = {
     "projection": "Projection",
     "output": "Output of a process to a client",
     "recovery": "A runner killed in the middle",
+    "bundles": "Checkpoints for another host",
     "startup": "Start-up with a long history",
 }
 

@@ -8,6 +8,7 @@ import json
 import signal
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +94,15 @@ class Host:
 class TwoHosts:
     """``a`` is started, ``b`` is not yet. Everything that happened is in ``happened``, as it comes."""
 
-    def __init__(self, directory: Path, nats_url: str, turns: list[dict[str, Any]], *, replicas: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nats_url: str,
+        turns: list[dict[str, Any]],
+        *,
+        replicas: int = 1,
+        environment: Mapping[str, str] = {},
+    ) -> None:
         transcript = directory / "turns.json"
         transcript.write_text(json.dumps({"turns": turns}))
         settings_file = directory / "cairn.toml"
@@ -102,6 +111,7 @@ class TwoHosts:
         )
         self._tenant = f"t{uuid.uuid4().hex[:8]}"
         environment = {
+            **environment,
             "CAIRN_TENANT": self._tenant,
             "CAIRN_SETTINGS": str(settings_file),
             "CAIRN_WORKER__LEASE_SECONDS": str(LEASE_SECONDS),

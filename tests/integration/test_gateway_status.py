@@ -1,0 +1,37 @@
+"""``GET /status``: what a power failure can take, who is there, and what cannot be seen at the moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.gateway_stack import gateway_stack
+from tests.integration.test_gateway_queries import API
+
+
+async def test_status_says_what_it_can_see(nats_url: str, tmp_path: Path) -> None:
+    """Nobody said how NATS syncs, and there are no read models: both are said, and the rest answers all the same."""
+    async with gateway_stack(nats_url, tmp_path) as stack:
+        stack.jetstream.hosts.announce("worker-1")
+        found: dict[str, object] = {}
+
+        async def ask() -> bool:
+            answer = await stack.client.get(f"{API}/status")
+            assert answer.status_code == 200, answer.text
+            found.update(answer.json())
+            return bool(found["hosts"])
+
+        for _ in range(50):
+            if await ask():
+                break
+        durability = found["durability"]
+        assert isinstance(durability, dict)
+        assert (durability["level"], durability["loss_window_seconds"], durability["known_by"]) == (
+            "unknown",
+            None,
+            "nobody",
+        )
+        assert isinstance(found["hosts"], dict)
+        assert found["hosts"]["worker-1"] < 15.0
+        assert found["queue"] is None
+        assert found["runs_held"] == []
+        assert found["log"] == 0
