@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main() -> int:
     unknown = set(arguments.names) - MEASUREMENTS.keys()
     if unknown:
         parser.error(f"there is no measurement {sorted(unknown)[0]!r}")
+    # So that whoever ends a benchmark leaves no process of it behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parts = ["# Benchmarks\n", machine()]
     for name in arguments.names or MEASUREMENTS:
         print(f"measuring {name} …", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import functools
 import itertools
+import signal
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/bench-peers.md"))
     arguments = parser.parse_args()
+    # So that whoever ends it leaves no process of it behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     install()
     title = f"The agent loop beside its peers ({', '.join(REQUIREMENTS[:3])}), {agent_loop.STEPS} iterations a run"
     text = f"{machine()}\n{markdown(title, measure())}"
