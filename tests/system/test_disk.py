@@ -25,7 +25,7 @@ pytestmark = [
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode != 0:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
@@ -54,15 +54,16 @@ def test_no_space_to_begin_with(tmp_path: Path) -> None:
 
 
 def test_the_disk_fills_in_the_middle(model: ModelServer, tmp_path: Path) -> None:
-    """While it is full nothing is taken that could get lost; with room again, and nats-server started anew, the run
-    that was under way ends right."""
+    """While it is full nothing is taken that could get lost, and a command that ends is not forgotten; with room
+    again, and nats-server started anew, the run goes on from there."""
     go, ran = tmp_path / "go", tmp_path / "ran"
-    model.add("Outlive it", [shell(f"echo ran >> '{ran}'; {until_exists(go)}; {MEND}"), submit()])
+    command = f"echo begun >> '{ran}'; {until_exists(go)}; echo ended >> '{ran}'; exit 7"
+    model.add("Outlive it", [shell(command), shell(MEND), submit()])
     # A few hundred megabytes have to do, however much the streams may grow to.
     with small_disk(tmp_path / "disk", 420) as disk, running(disk, model, {}) as stack:
         stack.project("full", repository(tmp_path / "repository"), test_command=TEST_COMMAND)
         task = stack.submit("full", "Outlive it", agent="anthropic")
-        wait_until(lambda: lines(ran) == ["ran"], "the command runs")
+        wait_until(lambda: lines(ran) == ["begun"], "the command runs")
         filler = disk / "filler"
         fill(filler)
         body = {"title": "Not now", "agent": "anthropic", "description": "x" * 100_000}
@@ -70,11 +71,14 @@ def test_the_disk_fills_in_the_middle(model: ModelServer, tmp_path: Path) -> Non
         assert refused.status_code == 503
         assert "Nothing is lost; try again" in refused.json()["detail"]
         go.touch()
+        wait_until(lambda: lines(ran) == ["begun", "ended"], "the command ends")
         filler.unlink()
         # It refuses to write for good once a write of it has failed.
         stack.kill("nats-server")
         stack.feed.ended(task)
-        assert lines(ran) == ["ran"]
+        assert stack.feed.until("ToolCallCompleted", task).event["exit_code"] == 7
+        assert stack.feed.all("ToolCallUncertain", task) == []
+        assert lines(ran) == ["begun", "ended"]
         assert [row["id"] for row in stack.items("/tasks", wait_for=stack.last_sequence())] == [task]
 
 

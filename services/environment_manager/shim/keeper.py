@@ -29,6 +29,8 @@ KEEPER_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 LEFTOVER_GRACE_SECONDS = 1.0
 # How long a call that somebody interrupts may take: whoever cancels a task sees its processes gone within 5 s.
 INTERRUPTED_GRACE_SECONDS = 3.0
+# How soon a full disk is tried again.
+FULL_DISK_PAUSE_SECONDS = 0.5
 SHORTEST_TICK_SECONDS = 0.02
 LONGEST_TICK_SECONDS = 0.25
 
@@ -178,7 +180,6 @@ class Keeper:
         if not cause:
             cause = "exited" if number is None else "signalled"
             detail = "" if number is None else f"It was ended by {signal.Signals(number).name}."
-        os.fsync(output)
         status = {
             "cause": cause,
             "code": code,
@@ -187,7 +188,17 @@ class Keeper:
             "duration_ms": round((self.end - self.begin) * 1000),
             "output_bytes": os.fstat(output).st_size,
         }
-        write_durably(os.path.join(self.folder, "status.json"), json.dumps(status))
+        while not self.abandoned:
+            try:
+                os.fsync(output)
+                write_durably(os.path.join(self.folder, "status.json"), json.dumps(status))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # Waiting for room keeps the call from becoming uncertain, though it ended.
+                self.pause(FULL_DISK_PAUSE_SECONDS)
+            else:
+                return
 
 
 def keeper_main(shim: int, order: Json, directory: str) -> None:
