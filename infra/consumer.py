@@ -48,6 +48,9 @@ from infra.ports import Clock, CommandBus, CommandHandler, CommandSource, DeadLe
 
 logger = logging.getLogger("cairn.consumer")
 
+# nats-server keeps a refusal over its own restart only where it has a delay: without one whoever comes after a restart
+# of everything would wait out the lease.
+GIVE_BACK_DELAY_SECONDS = 0.001
 CONFLICT_DELAY_SECONDS = 0.05
 BUG_DELAY_SECONDS = 0.5
 BUG_DELAY_LIMIT_SECONDS = 30.0
@@ -291,7 +294,7 @@ class Consumer:
         count_dead_letter(self._service, reason)
 
     async def _give_back(self, delivered: Delivered) -> None:
-        await delivered.nak()
+        await delivered.nak(GIVE_BACK_DELAY_SECONDS)
         self._forget(delivered)
 
     def _forget(self, delivered: Delivered) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,8 +116,8 @@ def test_openai_with_broken_arguments(stack: SystemStack, model: ModelServer, tm
     review_and_merge(stack, task, remote)
 
 
-def _conversation(model: ModelServer, title: str) -> list[dict[str, object]]:
+def _conversation(model: ModelServer, title: str) -> list[dict[str, Any]]:
     """The messages of the last request of a conversation."""
     request = [request for request in model.requests if title in json.dumps(request.body)][-1]
-    messages: list[dict[str, object]] = request.body["messages"]
+    messages: list[dict[str, Any]] = request.body["messages"]
     return messages

@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 WORKER = {"lease_seconds": 2.0}
 AWAY_SECONDS = 10.0
+# Where the settings say nothing else.
+LEASE_SECONDS = 15.0
 
 
 def begin(stack: SystemStack, model: ModelServer, tmp_path: Path, name: str, kind: str) -> str:
@@ -96,14 +98,15 @@ def test_stopped_and_started_again(model: ModelServer, tmp_path: Path) -> None:
         stack.project("stopped", repository(tmp_path / "repository"), test_command=TEST_COMMAND)
         tasks = {kind: begin(stack, model, tmp_path, "stopped", kind) for kind in ("model", "program")}
     (tmp_path / "go").touch()
-    for kind in tasks:
-        wait_until(lambda kind=kind: lines(tmp_path / f"ran-{kind}") == ["begun", "ended"], "the command ends")
+    wait_until(lambda: all(lines(tmp_path / f"ran-{kind}") == ["begun", "ended"] for kind in tasks), "both end")
     with stack.up():
         for kind, task in tasks.items():
             ended = stack.feed.ended(task)
             assert_done_once(stack, tmp_path, task, kind)
-            # The lease was given back at the stop, so that the same run went on.
-            assert stack.feed.until("RunResumed", task).event["epoch"] == 2
+            # The lease was given back at the stop, so that the same run went on, and at once.
+            resumed, completed = stack.feed.until("RunResumed", task), stack.feed.until("ToolCallCompleted", task)
+            assert resumed.event["epoch"] == 2
+            assert (resumed.time - completed.time).total_seconds() < LEASE_SECONDS / 3
             assert len(stack.feed.all("RunRequested", task)) == 1
         assert_heard_once(stack, ended)
 
