@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import itertools
 import signal
 import subprocess
 import sys
@@ -69,9 +68,8 @@ def peer_rate(script: str, url: str, parts: int, runs: int) -> float:
     return float(answer.stdout.split()[-1])
 
 
-@contextlib.contextmanager
-def cairn(*, sync_always: bool) -> Iterator[Callable[[int], float]]:
-    """A worker of Cairn's; answers with the iterations a second of so many runs."""
+def own_rate(sync_always: bool, runs: int) -> float:
+    """Iterations a second of Cairn, by a worker that is there only for this: nothing of it runs beside the peers."""
     names = (subjects.ENVIRONMENT_MANAGER, subjects.AGENT_RUNNER)
     with (
         worker.directory() as home,
@@ -80,19 +78,13 @@ def cairn(*, sync_always: bool) -> Iterator[Callable[[int], float]]:
     ):
         transcript = agent_loop.write_transcript(home / "turns.json")
         repository = worker.repository(home / "repository")
-        numbers = itertools.count()
-
-        def rate(runs: int) -> float:
-            label = f"bench{next(numbers)}"
-            return uvloop.run(agent_loop.measure(settings, transcript, repository, runs, label))[0]
-
-        rate(1)
-        yield rate
+        uvloop.run(agent_loop.measure(settings, transcript, repository, 1, "warm"))
+        return uvloop.run(agent_loop.measure(settings, transcript, repository, runs, "bench"))[0]
 
 
 @contextlib.contextmanager
 def peers() -> Iterator[dict[tuple[str, int], Callable[[int], float]]]:
-    """The same of the peers, by name and steps an iteration."""
+    """What tells the iterations a second of so many runs, by peer and steps an iteration."""
     with tempfile.TemporaryDirectory(prefix="cairn-peers-", ignore_cleanup_errors=True) as path:
         postgres = PostgresServer(Path(path) / "postgres")
         with postgres.start():
@@ -106,8 +98,10 @@ def peers() -> Iterator[dict[tuple[str, int], Callable[[int], float]]]:
 def measure() -> list[Row]:
     """Everything in turns, so that all meet the same machine; the best of the rounds counts."""
     rows = []
-    with cairn(sync_always=True) as always, cairn(sync_always=False) as default, peers() as rates:
-        measured = {("Cairn", "always"): always, ("Cairn", "default"): default}
+    with peers() as rates:
+        measured: dict[tuple[str, str], Callable[[int], float]] = {
+            ("Cairn", sync): functools.partial(own_rate, sync == "always") for sync in ("always", "default")
+        }
         measured |= {(f"{name}, {PARTS[parts]}", "PostgreSQL, fsync"): rate for (name, parts), rate in rates.items()}
         for runs in agent_loop.RUNS:
             best = dict.fromkeys(measured, 0.0)
