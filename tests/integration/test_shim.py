@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -330,44 +329,18 @@ async def test_a_sweep_does_not_touch_a_living_shim(directory: Path) -> None:
 
 
 async def test_output_comes_live(directory: Path) -> None:
-    """At 10,000 lines a second, a line is seen within 100 ms of being printed (p99)."""
-    program = textwrap.dedent("""
-        import sys, time
-        begin = time.time()
-        for tick in range(100):
-            sys.stdout.write("".join(f"{time.time()} {tick * 100 + i}\\n" for i in range(100)))
-            sys.stdout.flush()
-            time.sleep(max(0, begin + (tick + 1) / 100 - time.time()))
-    """)
+    """What is printed is seen while the program still runs, not only at its end. (How soon is for `make bench`.)"""
     shims = make(directory)
-    delays: list[float] = []
-    rest = b""
+    seen = asyncio.Event()
 
     async def on_output(_: int, data: bytes) -> None:
-        nonlocal rest
-        *lines, rest = (rest + data).split(b"\n")
-        now = time.time()
-        delays.extend(now - float(line.split()[0]) for line in lines)
+        if b"first" in data:
+            seen.set()
+            (directory / "workspace" / "go").touch()
 
-    await shims.start(ENVIRONMENT, "c1", [sys.executable, "-c", program], env=PATH, limits=Limits())
-    await shims.wait(ENVIRONMENT, "c1", on_output)
-    assert len(delays) == 10_000
-    delays.sort()
-    print(f"median {delays[5000] * 1000:.1f} ms, p99 {delays[9900] * 1000:.1f} ms")
-    assert delays[9900] < 0.1
-
-
-async def test_a_round_trip_is_short(directory: Path) -> None:
-    """Start and end of ``true`` take a few milliseconds (the bound leaves room for a busy machine)."""
-    shims = make(directory)
-    begin = time.perf_counter()
-    await shims.ready(ENVIRONMENT)
-    print(f"ready {(time.perf_counter() - begin) * 1000:.1f} ms")
-    took = []
-    for number in range(40):
-        begin = time.perf_counter()
-        await run(shims, f"c{number}", "/bin/true")
-        took.append(time.perf_counter() - begin)
-    took.sort()
-    print(f"median {took[20] * 1000:.1f} ms, longest {took[-1] * 1000:.1f} ms")
-    assert took[10] < 0.06
+    script = "echo first; until [ -e go ]; do sleep 0.01; done; echo last"
+    await shims.start(ENVIRONMENT, "c1", ["bash", "-c", script], env=PATH, limits=Limits(seconds=30))
+    ended = await shims.wait(ENVIRONMENT, "c1", on_output)
+    assert seen.is_set()
+    assert ended is not None
+    assert (ended.cause, ended.code) == ("exited", 0)
