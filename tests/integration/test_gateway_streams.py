@@ -253,31 +253,29 @@ async def test_leaving_clients_leave_nothing(nats_url: str, tmp_path: Path) -> N
 
 @pytest.mark.integration
 async def test_output_keeps_up(nats_url: str, tmp_path: Path) -> None:
-    """At 10,000 lines a second the 99th percentile from write to client stays under 250 ms."""
+    """At 10,000 lines a second nothing is lost, doubled or out of order. (How late it comes is for `make bench`.)"""
     async with gateway_stack(nats_url, tmp_path) as stack:
         run = await stack.request_run("shop-1")
         await stack.append("run", run, started(run, "shop-1"))
-        delays: list[float] = []
+        read_lines: list[int] = []
 
         async def read() -> None:
             async for frame in frames(stack, f"/runs/{run}/output/stream"):
                 if frame.name == "end":
                     return
-                now = time.monotonic()
-                delays.extend(now - float(line.split()[0]) for line in frame.data["text"].splitlines())
+                read_lines.extend(int(line) for line in frame.data["text"].splitlines())
 
         reading = asyncio.create_task(read())
         await asyncio.sleep(0.3)
         offset, begin = 0, time.monotonic()
         for tick in range(100):
             await asyncio.sleep(max(0.0, begin + tick * 0.02 - time.monotonic()))
-            data = "".join(f"{time.monotonic():.6f} line {number}\n" for number in range(200)).encode()
+            data = "".join(f"{number}\n" for number in range(tick * 200, (tick + 1) * 200)).encode()
             await stack.jetstream.output.write(run, f"{run}-c1", offset, data)
             offset += len(data)
         await stack.append("run", run, RunSucceeded(summary="", commit=""))
         await reading
-        assert len(delays) == 20_000
-        assert sorted(delays)[int(len(delays) * 0.99)] < 0.25
+        assert read_lines == list(range(20_000))
 
 
 async def _all(stream: object) -> list[Frame]:
