@@ -192,10 +192,13 @@ class SystemStack:
         return self.directory / "cairn.toml"
 
     def start(self) -> None:
-        """Start everything and wait until it is ready."""
+        """Start everything and wait until it is ready; nothing is left where it does not become so."""
         self._stack.start()
         unready = self._stack.supervisor.wait_until_ready(60.0)
-        assert not unready, f"{unready} {self.logs()}"
+        if unready:
+            self._stack.stop()
+            message = f"{unready} {self.logs()}"
+            raise AssertionError(message)
         self._connect()
 
     def stop(self) -> None:
