@@ -5,7 +5,7 @@ stream               subjects                                           why it i
 ==================== ================================================== ============================================
 EVENTS_<tenant>      evt.<tenant>.<entity>.<id>                         facts, kept for ever, one order per tenant
 COMMANDS             cmd.<tenant>.<service>.<target>.<entity>.<id>      wishes of people and services, work queue
-RUNS                 cmd.<tenant>.agent-runner.<pool>.run.<id>          the leases: at most one open job per run
+RUNS                 cmd.<tenant>.agent-runner.any.run.<id>             the leases: at most one open job per run
 CALLS                cmd.<tenant>.environment-manager.<host>.call.<id>  derived from events again at any time, so
                                                                         they are kept in memory and cost no fsync
                      cmd.<tenant>.environment-manager.<host>.checkpoint.<id>  questions: whoever asks can ask again

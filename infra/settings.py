@@ -78,7 +78,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     host: str = ""
-    pool: str = "any"
     agents_at_once: int = 64
     lease_seconds: float = 15.0
     model_backoff_seconds: float = 10.0

@@ -36,6 +36,7 @@ class SnapshotFile(Generic[S]):
 
     def __init__(self, path: Path, kind: type[S]) -> None:
         self._path = path
+        # mypy does not take a type variable's class for hashable, which every class is.
         self._decoder: msgspec.msgpack.Decoder[S] = _decoder_of(kind)  # type: ignore[arg-type]
 
     def save(self, state: S, *, created_at: datetime, sequence: int) -> None:

@@ -104,6 +104,7 @@ class LeanClient(Client):
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         receive = self._receivers.get(sid)
         if receive is None:
+            # nats-py says that headers are never None, and passes None where there are none.
             await super()._process_msg(sid, subject, reply, data, headers)  # type: ignore[arg-type]
             return
         try:

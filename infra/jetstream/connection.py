@@ -99,6 +99,7 @@ class JetStream:
             closed_cb=self._on_disconnect,
             user_credentials=self._settings.nats.credentials_file or None,
             max_reconnect_attempts=-1,
+            # Declared as whole seconds by nats-py, which only sleeps for it.
             reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
             ping_interval=PING_SECONDS,
             max_outstanding_pings=PINGS,

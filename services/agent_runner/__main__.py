@@ -79,11 +79,9 @@ class AgentRunner:
         jetstream.on_reconnect(handlers.send_again_soon)
         self._consumer = consumer(
             runtime,
-            durable=f"{subjects.AGENT_RUNNER}-{settings.tenant}-{settings.worker.pool}",
+            durable=f"{subjects.AGENT_RUNNER}-{settings.tenant}-{subjects.ANY}",
             stream=subjects.RUNS,
-            filters=[
-                subjects.command(settings.tenant, subjects.AGENT_RUNNER, settings.worker.pool, subjects.RUN_TOKEN, "*")
-            ],
+            filters=[subjects.command(settings.tenant, subjects.AGENT_RUNNER, subjects.ANY, subjects.RUN_TOKEN, "*")],
             handler=handlers.handle,
             concurrency=settings.worker.agents_at_once,
             lease_seconds=settings.worker.lease_seconds,

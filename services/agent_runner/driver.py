@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -400,11 +401,7 @@ class Driver:
         """Until none is left: another may come in while one is being recorded."""
         while answered := self._answered_calls():
             call_id, answer = answered[0]
-            await self.decide(
-                lambda run, call_id=call_id, answer=answer: decider.receive_answer(  # type: ignore[misc]
-                    run, self.epoch, call_id, answer
-                )
-            )
+            await self.decide(partial(decider.receive_answer, epoch=self.epoch, call=call_id, answer=answer))
 
     def _answered_calls(self) -> list[tuple[str, str]]:
         """The open calls whose question a person has answered."""
