@@ -1,0 +1,36 @@
+"""The labels that everything Cairn makes in an engine carries. What lacks them is never touched."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+TENANT = "cairn.tenant"
+HOST = "cairn.host"
+PROJECT = "cairn.project"
+TASK = "cairn.task"
+RUN = "cairn.run"
+ENVIRONMENT = "cairn.environment"
+EXPERIMENT = "cairn.experiment"
+
+# What a container is for: one of the names below.
+ROLE = "cairn.role"
+SANDBOX = "sandbox"
+SERVICE = "service"
+FAULT = "fault"
+REAPER = "reaper"
+PROXY = "proxy"
+
+# When nobody needs it any more, in whole seconds since 1970.
+EXPIRES = "cairn.expires"
+
+# Compose's own, by which the containers of a project are found.
+COMPOSE_PROJECT = "com.docker.compose.project"
+COMPOSE_SERVICE = "com.docker.compose.service"
+
+
+def compose_project(environment_id: str) -> str:
+    """The name of the Compose project of an environment: lower case, as Compose asks, and different for each."""
+    digest = hashlib.sha256(environment_id.encode()).hexdigest()[:10]
+    readable = re.sub(r"[^a-z0-9]+", "-", environment_id.lower()).strip("-")[:40].rstrip("-")
+    return f"cairn-{readable}-{digest}" if readable else f"cairn-{digest}"
