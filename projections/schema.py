@@ -123,6 +123,8 @@ async def complete(connection: Connection, schema: str) -> None:
 async def swap(connection: Connection, building: str, current: str) -> None:
     """Put the tables of ``building`` in the place of those of ``current``, and tell those who listen."""
     async with connection.transaction():
+        # What a rebuild took so long to make is not lost with a server that is killed right after.
+        await connection.execute("SET LOCAL synchronous_commit TO on")
         await connection.execute(
             f"DROP SCHEMA IF EXISTS {quoted(current)} CASCADE; "
             f"ALTER SCHEMA {quoted(building)} RENAME TO {quoted(current)}"

@@ -83,8 +83,8 @@ def test_postgres_away_for_ten_seconds(stack: SystemStack, model: ModelServer, t
         assert "PostgreSQL" in refused.json()["detail"]
         time.sleep(max(0.0, began + AWAY_SECONDS - time.monotonic()))
     for kind, task in tasks.items():
-        assert_done_once(stack, tmp_path, task, kind)
         assert stack.get(f"/tasks/{task}", wait_for=stack.last_sequence())["status"] == "completed"
+        assert_done_once(stack, tmp_path, task, kind)
     assert_read_models_equal_a_rebuild(stack)
 
 
