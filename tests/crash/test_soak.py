@@ -11,7 +11,7 @@ from tests.crash.soak import soak, tell
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
-SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 SEED = int(os.environ.get("SEED", "1"))
 
 
