@@ -1,0 +1,1 @@
+"""The chaos service: faults and experiments, and their undoing."""
