@@ -31,6 +31,7 @@ def call_of_run(run: Run, call: ToolCallRequested) -> ExecuteTool:
         secrets=run.started.agent.secrets,
         declared=tools.declared_by(run.started.agent).get(call.tool),
         session_file=session_file(run.started.agent),
+        groups=run.started.groups,
     )
 
 

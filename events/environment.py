@@ -42,7 +42,8 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
 
     ``run_id`` names whose output it is. ``check_stage`` is set where a gate asks rather than an agent: the answer
     then also goes to the scheduler. ``secrets`` are the agent's own, by reference, beside the environment's.
-    ``declared`` is what the agent's description says of a tool of its own.
+    ``declared`` is what the agent's description says of a tool of its own. A tool of a group is refused that is not
+    among ``groups``, which the pipeline's stage opens.
     """
 
     call_id: str
@@ -58,6 +59,7 @@ class ExecuteTool(Command, frozen=True, kw_only=True):
     secrets: dict[str, str] = {}
     declared: CommandTool | None = None
     session_file: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class InterruptCall(Command, frozen=True, kw_only=True):

@@ -7,12 +7,14 @@ gate, approval, and passes when all that it has have passed.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 import msgspec
 
 from events.errors import Invalid
 from events.names import checked_name
+from events.tools import GROUPS
 
 MAX_STAGES = 50
 
@@ -38,12 +40,15 @@ Gate = TestsGate | PullRequestGate
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One node of a pipeline. Without ``role`` no agent runs; ``rollback_to`` is where a failed gate leads."""
+    """One node of a pipeline. Without ``role`` no agent runs; ``rollback_to`` is where a failed gate leads.
+    ``tools`` are the groups of tools that its agent has beside those that every agent has
+    (``events.tools.GROUPS``)."""
 
     name: str
     needs: tuple[str, ...] = ()
     role: str = ""
     instructions: str = ""
+    tools: tuple[str, ...] = ()
     gate: Gate | None = None
     approval: bool = False
     rollback_to: str = ""
@@ -98,7 +103,7 @@ def checked(pipeline: Pipeline) -> Pipeline:
         if not (stage.role or stage.gate or stage.approval):
             message = f"stage {stage.name!r} has no role, no gate and no approval: it would do nothing."
             raise Invalid(message, slug="invalid-pipeline")
-
+        _check_tools(stage)
         if len(stage.needs) > 1 and not stage.role:
             message = f"stage {stage.name!r} needs several stages but has no agent to join their work: give it a role."
             raise Invalid(message, slug="invalid-pipeline")
@@ -122,6 +127,18 @@ def checked(pipeline: Pipeline) -> Pipeline:
             message = f"stage {stage.name!r} rolls back to {stage.rollback_to!r}, which does not come before it."
             raise Invalid(message, slug="invalid-pipeline")
     return msgspec.structs.replace(pipeline, stages=tuple(ordered.values()))
+
+
+def _check_tools(stage: Stage) -> None:
+    for group in stage.tools:
+        if group not in GROUPS:
+            near = difflib.get_close_matches(group, GROUPS, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(GROUPS)}."
+            message = f"stage {stage.name!r} names {group!r}, which is no group of tools: {meant}"
+            raise Invalid(message, slug="invalid-pipeline")
+    if stage.tools and not stage.role:
+        message = f"stage {stage.name!r} opens tools ({', '.join(stage.tools)}), but has no role: no agent uses them."
+        raise Invalid(message, slug="invalid-pipeline")
 
 
 def _dependents(stages: Iterable[Stage], stage: Stage) -> frozenset[str]:

@@ -21,7 +21,7 @@ class StartRun(Command, frozen=True, kw_only=True):
     """The lease of a run: unacknowledged while the run lasts. ``limits`` are the agent's and the task's together.
     ``sources`` are the environments that made ``bases``. Where it is ``forked_from`` another run, its conversation
     goes on from there. Its workspace begins as the checkpoint ``restore`` of the environment ``restore_source``, which
-    lies on ``host``, where these are given."""
+    lies on ``host``, where these are given. ``groups`` are the groups of tools that its stage opens."""
 
     task_id: str
     stage: str
@@ -42,6 +42,7 @@ class StartRun(Command, frozen=True, kw_only=True):
     restore_source: str = ""
     host: str = ""
     on_divergence: str = "ask"
+    groups: tuple[str, ...] = ()
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
@@ -64,6 +65,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     runner: str
     epoch: int = 1
     forked_from: ForkedFrom | None = None
+    groups: tuple[str, ...] = ()
 
 
 class RunInterrupted(Event, frozen=True, kw_only=True):

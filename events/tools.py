@@ -7,6 +7,7 @@ dispatched. An agent may also declare tools of its own, which are commands (``ev
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -82,23 +83,72 @@ class Noop(Arguments, frozen=True, kw_only=True):
     text: str = ""
 
 
+Service = Annotated[str, Meta(min_length=1, description="The name of a service of the Compose file.")]
+ServiceOrAll = Annotated[str, Meta(description="The name of a service of the Compose file. Empty: every service.")]
+
+
+class ComposeUp(Arguments, frozen=True, kw_only=True):
+    compose_file: Annotated[
+        str,
+        Meta(description="Path of the Compose file. Empty: compose.yaml, docker-compose.yml or how it may be called."),
+    ] = ""
+    timeout_seconds: Annotated[
+        float, Meta(gt=0, le=7200, description="How long to wait until everything is built, started and healthy.")
+    ] = 600.0
+    build: Annotated[bool, Meta(description="Build images that have a build section anew, as their files are now.")] = (
+        True
+    )
+
+
+class ComposeDown(Arguments, frozen=True, kw_only=True):
+    volumes: Annotated[bool, Meta(description="Also remove the volumes, with the data in them.")] = False
+
+
+class ComposeStatus(Arguments, frozen=True, kw_only=True):
+    pass
+
+
+class ComposeExec(Arguments, frozen=True, kw_only=True):
+    service: Service
+    command: Annotated[str, Meta(min_length=1, description="The command line, for the container's sh.")]
+    timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="End the command after so many seconds.")] = 60.0
+
+
+class RestartService(Arguments, frozen=True, kw_only=True):
+    service: Service
+    timeout_seconds: Annotated[float, Meta(gt=0, le=3600, description="How long to wait until it is healthy.")] = 120.0
+
+
+class TailLogs(Arguments, frozen=True, kw_only=True):
+    service: ServiceOrAll = ""
+    lines: Annotated[int, Meta(ge=1, le=10_000, description="How many lines of each container, the last ones.")] = 100
+
+
+# What a stage may open to its agent beside the tools that every agent has (``Stage.tools``).
+GROUPS = ("compose", "faults")
+
+
 class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """``parameters`` is the JSON schema of the arguments. ``effects`` (none, workspace or external) and ``retry``
-    (never, idempotent or probe) say what may follow an uncertain end."""
+    (never, idempotent or probe) say what may follow an uncertain end. One with a ``group`` is only for stages that
+    name it."""
 
     name: str
     description: str
     parameters: dict[str, Any]
     effects: str = "none"
     retry: str = "never"
+    group: str = ""
 
 
 def _define(
-    kind: type[Arguments], name: str, description: str, effects: str = "none"
+    kind: type[Arguments], name: str, description: str, effects: str = "none", *, retry: str = "never", group: str = ""
 ) -> tuple[ToolDefinition, msgspec.json.Decoder[Arguments]]:
     _, components = msgspec.json.schema_components((kind,))
     parameters = {key: value for key, value in components[kind.__name__].items() if key not in ("title", "description")}
-    definition = ToolDefinition(name=name, description=description, parameters=parameters, effects=effects)
+    definition = ToolDefinition(
+        name=name, description=description, parameters=parameters, effects=effects, retry=retry, group=group
+    )
     return definition, msgspec.json.Decoder(kind)
 
 
@@ -129,6 +179,45 @@ _ALL = {
         ),
         _define(AskHuman, "ask_human", "Ask a person, and wait for the answer."),
         _define(Submit, "submit", "Say that the task is done. This ends the work."),
+        _define(
+            ComposeUp,
+            "compose_up",
+            "Start the services of a Compose file, or bring those that run in line with it, and wait until they are "
+            "healthy. Answers where each can be reached: its published ports are mapped to free ones on 127.0.0.1.",
+            "external",
+            retry="idempotent",
+            group="compose",
+        ),
+        _define(
+            ComposeDown,
+            "compose_down",
+            "Stop and remove the services that compose_up started.",
+            "external",
+            retry="idempotent",
+            group="compose",
+        ),
+        _define(
+            ComposeStatus,
+            "compose_status",
+            "See how each service is now: its state, health, restarts and published ports.",
+            group="compose",
+        ),
+        _define(
+            ComposeExec,
+            "compose_exec",
+            "Run a command in the container of a service and get what it prints.",
+            "external",
+            group="compose",
+        ),
+        _define(
+            RestartService,
+            "restart_service",
+            "Restart a service, or start one that stands still, and wait until it is healthy.",
+            "external",
+            retry="idempotent",
+            group="compose",
+        ),
+        _define(TailLogs, "tail_logs", "Read the last lines that a service printed.", group="compose"),
         _define(Program, "program", "Run an agent program.", "external"),
         _define(Noop, "noop", "Answer the text that was given."),
     )
@@ -136,8 +225,11 @@ _ALL = {
 
 INTERNAL = ("program", "noop")
 
-# Those that a model is offered, in the order in which it sees them.
-AGENT_TOOLS = tuple(definition for definition, _ in _ALL.values() if definition.name not in INTERNAL)
+# Those that every model is offered, in the order in which it sees them.
+AGENT_TOOLS = tuple(
+    definition for definition, _ in _ALL.values() if definition.name not in INTERNAL and not definition.group
+)
+GROUPED_TOOLS = tuple(definition for definition, _ in _ALL.values() if definition.group)
 
 
 def declared_by(agent: Agent) -> dict[str, CommandTool]:
@@ -145,9 +237,24 @@ def declared_by(agent: Agent) -> dict[str, CommandTool]:
     return agent.tools if isinstance(agent, ModelAgent) else {}
 
 
-def offered_to(agent: Agent) -> tuple[ToolDefinition, ...]:
-    """Everything that the model of ``agent`` is offered, its own tools last."""
-    return (*AGENT_TOOLS, *(define_declared(name, tool) for name, tool in declared_by(agent).items()))
+def offered_to(agent: Agent, groups: Collection[str] = ()) -> tuple[ToolDefinition, ...]:
+    """Everything that the model of ``agent`` is offered where a stage opens ``groups``, its own tools last."""
+    return (
+        *AGENT_TOOLS,
+        *(tool for tool in GROUPED_TOOLS if tool.group in groups),
+        *(define_declared(name, tool) for name, tool in declared_by(agent).items()),
+    )
+
+
+def not_allowed(name: str, groups: Collection[str]) -> str:
+    """Why a tool must not be used where only ``groups`` are open; empty where it may."""
+    definition = find(name)
+    if definition is None or not definition.group or definition.group in groups:
+        return ""
+    return (
+        f"{name} belongs to the tool group {definition.group!r}, which this stage does not allow: a stage of the "
+        f'project\'s pipeline opens it with tools = ["{definition.group}"].'
+    )
 
 
 def define_declared(name: str, tool: CommandTool) -> ToolDefinition:
@@ -158,7 +265,7 @@ def define_declared(name: str, tool: CommandTool) -> ToolDefinition:
 
 
 def find(name: str) -> ToolDefinition | None:
-    """The tool of that name that every agent has, internal ones too."""
+    """The built-in tool of that name, internal ones and those of every group too."""
     known = _ALL.get(name)
     return None if known is None else known[0]
 

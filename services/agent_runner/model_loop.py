@@ -94,7 +94,7 @@ def _request(driver: Driver, agent: ModelAgent) -> ModelRequest:
     return ModelRequest(
         system=started.system,
         messages=driver.history.conversation.messages,
-        tools=tools.offered_to(agent),
+        tools=tools.offered_to(agent, started.groups),
         read=driver.text_of,
         max_output_tokens=agent.max_output_tokens,
         turn=driver.history.conversation.turns,

@@ -37,7 +37,7 @@ async def reconcile(driver: Driver) -> bool:
     has to be made again first. Raises ``Ending`` where the run is abandoned."""
     while True:
         if driver.run.diverged is None and not await _find(driver):
-            return not driver.history.environment.lost
+            return driver.history.environment.stands
         if driver.run.diverged is not None and not await _settle(driver, driver.run.diverged):
             return False
 
@@ -78,10 +78,12 @@ async def _inspect(driver: Driver) -> None:
     await driver.send_to_environment(question, id)
     await driver.until(
         lambda: (
-            history.environment.inspected == id or history.environment.diverged is not None or history.environment.lost
+            history.environment.inspected == id
+            or history.environment.diverged is not None
+            or not history.environment.stands
         )
     )
-    driver.inspected = not history.environment.lost
+    driver.inspected = history.environment.stands
 
 
 async def _settle(driver: Driver, diverged: RunDiverged) -> bool:
@@ -141,7 +143,7 @@ async def _carry_out(driver: Driver, diverged: RunDiverged, choice: str) -> bool
     await driver.until(
         lambda: (
             history.environment.diverged is None
-            or history.environment.lost
+            or not history.environment.stands
             or history.reconciliation_failure is not None
         )
     )
@@ -149,7 +151,7 @@ async def _carry_out(driver: Driver, diverged: RunDiverged, choice: str) -> bool
     if failure is not None:
         raise Ending(RunUnprepared(cause=failure.cause, detail=failure.detail))
     driver.inspected = False  # There may be more that differs.
-    return not history.environment.lost
+    return history.environment.stands
 
 
 def _session_file(driver: Driver) -> str:
@@ -162,4 +164,5 @@ def _present(driver: Driver) -> Configuration:
     plumbing, started = driver.plumbing, driver.run.started
     assert started is not None
     agent = plumbing.configured(started.agent_name) or started.agent
-    return Configuration(agent=agent, system=plumbing.system_prompt(agent), tools=decider.offered(agent))
+    offered = decider.offered(agent, started.groups)
+    return Configuration(agent=agent, system=plumbing.system_prompt(agent), tools=offered)

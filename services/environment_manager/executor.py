@@ -33,7 +33,7 @@ from events.environment import (
 from events.errors import CairnError, Fenced, Permanent, Transient
 from events.kernel import Command, Event, replace
 from events.task import RecordCheck
-from events.tools import Noop, Program, Shell, decode_arguments
+from events.tools import Noop, Program, Shell, decode_arguments, not_allowed
 from infra import semantics, telemetry
 from infra.entities import Cause, EntityStore
 from infra.ports import Clock, ContentStore, EventLog, read_content, store_content
@@ -255,6 +255,8 @@ class Executor:
             if not decider.stands(state):
                 message = f"environment {room.id} has no workspace"
                 raise Permanent(message, slug="environment-missing")
+            if command.declared is None and (refusal := not_allowed(command.tool, command.groups)):
+                raise Permanent(refusal, slug="tool-not-allowed")
             begun = command.call_id in state.running
             if command.call_id in state.elsewhere:
                 raise Uncertain

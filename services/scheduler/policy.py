@@ -226,6 +226,7 @@ def command_for(task: Task, request: RunRequested | CheckRequested) -> Command:
             secrets=submitted.secrets,
             isolation=submitted.isolation,
             on_divergence=submitted.on_divergence,
+            groups=submitted.pipeline.stage(request.stage).tools,
         )
     if request.kind == "pull_request":
         return PublishBranch(

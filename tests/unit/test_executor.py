@@ -63,6 +63,16 @@ async def test_call_without_effects_costs_one_decision(environments: Environment
     assert await environments.events() == ["ToolCallCompleted c1"]
 
 
+async def test_tool_of_a_group_that_the_stage_does_not_open_is_refused(environments: Environments) -> None:
+    """Whoever sent it: nothing is begun."""
+    command = call("c1", "compose_up", "external", retry="idempotent", groups=("faults",))
+    await begin(environments, command)
+    assert await environments.events() == ["ToolCallFailed c1"]
+    record = (await environments.memory.log.load("environment", environments.id))[-1]
+    (failed,) = record.envelope.events
+    assert failed.cause == "tool-not-allowed"  # type: ignore[attr-defined]
+
+
 async def test_repeated_call_is_executed_once(environments: Environments) -> None:
     """Neither while it runs nor after it has ended."""
     working = begin(environments, call("c1"))

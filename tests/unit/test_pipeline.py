@@ -6,6 +6,7 @@ import pytest
 
 from events.errors import Invalid
 from events.pipeline import DEVELOPMENT, MAX_STAGES, Pipeline, PullRequestGate, Stage, TestsGate, checked, find_cycle
+from events.tools import GROUPS
 
 
 def work(name: str, *needs: str, **of: object) -> Stage:
@@ -66,6 +67,14 @@ def test_rolling_back_leads_to_what_came_before() -> None:
     checked(pipeline(work("a"), work("b", "a"), work("c", "b", rollback_to="a")))
     assert "does not come before it" in refusal(work("a"), work("b", rollback_to="a"))
     assert "which is no stage" in refusal(work("a", rollback_to="z"))
+
+
+def test_groups_of_tools_are_known_ones_for_an_agent() -> None:
+    """A wrong name is answered with the one that it is near to."""
+    assert checked(pipeline(work("a", tools=("compose", "faults")))).stage("a").tools == ("compose", "faults")
+    assert "did you mean 'compose'?" in refusal(work("a", tools=("composed",)))
+    assert "there are compose, faults." in refusal(work("a", tools=("xyz",)))
+    assert "no agent uses them" in refusal(work("a"), Stage(name="b", needs=("a",), gate=TestsGate(), tools=GROUPS))
 
 
 @pytest.mark.parametrize(

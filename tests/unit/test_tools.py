@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from events.tools import AGENT_TOOLS, check_arguments, find
+from events.agents import ModelAgent
+from events.tools import AGENT_TOOLS, GROUPED_TOOLS, check_arguments, find, not_allowed, offered_to
 
 
 def test_a_model_is_offered_these_tools() -> None:
@@ -21,7 +22,20 @@ def test_a_model_is_offered_these_tools() -> None:
     assert find("none") is None
 
 
-@pytest.mark.parametrize("tool", AGENT_TOOLS, ids=lambda tool: tool.name)
+def test_a_group_of_tools_is_offered_where_a_stage_opens_it() -> None:
+    """And nowhere else; whoever asks all the same is told what opens it."""
+    agent = ModelAgent(provider="scripted")
+    compose = {tool.name: tool for tool in GROUPED_TOOLS if tool.group == "compose"}
+    assert not {tool.name for tool in offered_to(agent)} & compose.keys()
+    assert {tool.name for tool in offered_to(agent, ("compose",))} >= compose.keys()
+    assert not_allowed("compose_up", ("compose",)) == not_allowed("shell", ()) == not_allowed("nothing", ()) == ""
+    assert 'tools = ["compose"]' in not_allowed("compose_up", ("faults",))
+    assert {name for name, tool in compose.items() if tool.effects == "none"} == {"compose_status", "tail_logs"}
+    again = {name for name, tool in compose.items() if (tool.effects, tool.retry) == ("external", "idempotent")}
+    assert again == {"compose_up", "compose_down", "restart_service"}
+
+
+@pytest.mark.parametrize("tool", [*AGENT_TOOLS, *GROUPED_TOOLS], ids=lambda tool: tool.name)
 def test_a_schema_stands_by_itself(tool: object) -> None:
     """No references, no nulls, nothing unknown allowed: what every provider understands."""
     parameters = tool.parameters  # type: ignore[attr-defined]

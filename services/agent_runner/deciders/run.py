@@ -4,7 +4,7 @@ the run; an older epoch is fenced: it may decide nothing any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -85,21 +85,22 @@ def begin(
             agent=command.agent,
             prompt=command.prompt,
             system=system,
-            tools=offered(command.agent),
+            tools=offered(command.agent, command.groups),
             limits=command.limits,
             host=host,
             runner=runner,
             forked_from=command.forked_from,
+            groups=command.groups,
         ),
     )
 
 
-def offered(agent: Agent) -> tuple[str, ...]:
-    """The tools of an agent. A transcript may also measure: it has ``noop``."""
+def offered(agent: Agent, groups: Collection[str] = ()) -> tuple[str, ...]:
+    """The tools of an agent where its stage opens ``groups``. A transcript may also measure: it has ``noop``."""
     if not isinstance(agent, ModelAgent):
         return ()
     measuring = ("noop",) if agent.provider == "scripted" else ()
-    return (*(tool.name for tool in tools.offered_to(agent)), *measuring)
+    return (*(tool.name for tool in tools.offered_to(agent, groups)), *measuring)
 
 
 def diverge(run: Run, epoch: int, *, kind: str, expected: str, found: str, diff: Content) -> Events:
@@ -167,6 +168,9 @@ def respond(
 def _refusal(run: Run, asked: CallAsked, seen: set[str]) -> tuple[str, str] | None:
     offered = run.started.tools if run.started is not None else ()
     if asked.tool not in offered:
+        closed = tools.not_allowed(asked.tool, run.started.groups if run.started is not None else ())
+        if closed:
+            return "tool-not-allowed", closed
         return "unknown-tool", f"there is no tool {asked.tool!r}; there are {', '.join(offered)}."
     if asked.provider_call_id in seen:
         return "repeated-call", f"the call id {asked.provider_call_id!r} stands twice in one answer; it ran once."
