@@ -1,7 +1,8 @@
 """With ``sync_interval: always`` an event is on the disk before it is acknowledged: seen in the server's system calls.
 
-Power cannot be cut here. What can be seen is that the server waits for ``fsync`` of what it wrote before it answers,
-and that it does not with its default setting. That the disk keeps what it was told to keep is the disk's promise.
+What can be seen is that the server waits for ``fsync`` of what it wrote before it answers, and that it does not with
+its default setting. That the disk keeps what it was told to keep is the disk's promise. ``tests/power_loss`` cuts the
+power.
 """
 
 from __future__ import annotations
