@@ -5,10 +5,20 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Union
 
-from events import checkpoints, delivery, environment, project, pull_request, run, task, task_state
+from events import chaos, checkpoints, delivery, environment, experiment, project, pull_request, run, task, task_state
 from events.kernel import Command, Entity, Event, Message
 
-MODULES: tuple[ModuleType, ...] = (project, task, run, environment, checkpoints, pull_request, delivery)
+MODULES: tuple[ModuleType, ...] = (
+    project,
+    task,
+    run,
+    environment,
+    checkpoints,
+    pull_request,
+    delivery,
+    experiment,
+    chaos,
+)
 
 
 def _collect(kind: type[Message]) -> dict[str, type[Message]]:
@@ -35,6 +45,8 @@ ENTITIES: dict[str, Entity[Any]] = {
         environment.ENVIRONMENT,
         pull_request.PULL_REQUEST,
         delivery.DELIVERY,
+        experiment.EXPERIMENT,
+        chaos.CHAOS,
     )
 }
 

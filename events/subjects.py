@@ -33,6 +33,7 @@ DEAD_LETTERS = "DEAD_LETTERS"
 SCHEDULER = "scheduler"
 AGENT_RUNNER = "agent-runner"
 ENVIRONMENT_MANAGER = "environment-manager"
+CHAOS = "chaos"
 NOTIFIER = "notifier"
 PROJECTOR = "projector"
 GATEWAY = "gateway"
@@ -47,6 +48,7 @@ COMMAND_SUBJECTS = (
     f"cmd.*.{SCHEDULER}.>",
     f"cmd.*.{ENVIRONMENT_MANAGER}.*.environment.>",
     f"cmd.*.{ENVIRONMENT_MANAGER}.*.pull_request.>",
+    f"cmd.*.{CHAOS}.>",
 )
 RUN_SUBJECTS = (f"cmd.*.{AGENT_RUNNER}.*.{RUN_TOKEN}.>",)
 CALL_SUBJECTS = (
