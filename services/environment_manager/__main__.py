@@ -22,6 +22,7 @@ from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.handlers import Handlers
 from services.environment_manager.keeper import Keeper
 from services.environment_manager.moving import Moving
+from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import FileTools, Processes, Workspaces
 from services.environment_manager.pull_requests import PullRequestHandlers
@@ -42,6 +43,7 @@ class EnvironmentManager:
             workspaces=workspaces,
             processes=processes,
             execute_file_tool=execute_file_tool,
+            operations=OPERATIONS,
             content=jetstream.content,
             output=OutputWriter(jetstream.output),
             sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER),

@@ -15,6 +15,7 @@ from events.environment import (
     WorkspaceDiverged,
 )
 from events.task import ReportDivergence
+from services.environment_manager.operations import Done
 from services.environment_manager.ports import Exit
 
 # How much of what a process printed is its result.
@@ -79,6 +80,31 @@ def divergence(command: ExecuteTool, diverged: WorkspaceDiverged) -> ReportDiver
         expected=diverged.expected,
         found=diverged.found,
         diff=diverged.diff,
+    )
+
+
+def done(command: ExecuteTool, done: Done, content: Content, *, output_bytes: int, duration_ms: int) -> CallEnd:
+    """What an operation came to, as the event that ends its call."""
+    if done.cause:
+        return ToolCallFailed(
+            call_id=command.call_id,
+            run_id=command.run_id,
+            tool=command.tool,
+            cause=done.cause,
+            detail=done.detail,
+            duration_ms=duration_ms,
+            content=content,
+            exit_code=done.exit_code,
+            output_bytes=output_bytes,
+        )
+    return ToolCallCompleted(
+        call_id=command.call_id,
+        run_id=command.run_id,
+        tool=command.tool,
+        duration_ms=duration_ms,
+        content=content,
+        exit_code=done.exit_code,
+        output_bytes=output_bytes,
     )
 
 

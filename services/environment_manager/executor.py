@@ -21,19 +21,15 @@ import structlog
 from events import subjects
 from events.content import Content
 from events.environment import (
-    ENVIRONMENT,
     CallEnd,
     Environment,
     ExecuteTool,
     InterruptCall,
-    ToolCallCompleted,
-    ToolCallInterrupted,
     ToolCallStarted,
 )
 from events.errors import CairnError, Fenced, Permanent, Transient
-from events.kernel import Command, Event, replace
-from events.task import RecordCheck
-from events.tools import Noop, Program, Shell, decode_arguments, not_allowed
+from events.kernel import Event, replace
+from events.tools import Arguments, Program, Shell, decode_arguments, not_allowed
 from infra import semantics, telemetry
 from infra.entities import Cause, EntityStore
 from infra.ports import Clock, ContentStore, EventLog, read_content, store_content
@@ -42,14 +38,15 @@ from infra.sender import Sender
 from services.environment_manager import ends, sessions, tools
 from services.environment_manager.bundles import Bundles
 from services.environment_manager.deciders import environment as decider
+from services.environment_manager.operations import Asked, Done, Operations
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Workspaces
+from services.environment_manager.reports import Reports
 from services.environment_manager.room import Room
 from services.environment_manager.tools.commands import Start, start_of, start_of_declared, start_of_probe
 
 logger = structlog.get_logger()
 
-CHECK_DETAIL_CHARACTERS = 4_000
 RETRY_SECONDS = 1.0
 
 
@@ -62,6 +59,7 @@ class Plumbing:
     workspaces: Workspaces
     processes: Processes
     execute_file_tool: FileTools
+    operations: Operations
     content: ContentStore
     output: OutputWriter
     sender: Sender
@@ -87,6 +85,7 @@ class Executor:
             enabled=plumbing.bundle_checkpoints,
         )
         self._plumbing = plumbing
+        self._reports = Reports(plumbing.log, plumbing.sender, plumbing.content)
         self._rooms: dict[str, Room] = {}
 
     def room(self, id: str) -> Room:
@@ -119,6 +118,8 @@ class Executor:
         room = self.room(id)
         if command.call_id in room.calls:
             room.interrupted[command.call_id] = command.reason
+        if command.call_id in room.operations:
+            room.operations[command.call_id].cancel()
         if command.call_id in room.processes:
             await self._plumbing.processes.interrupt(id, room.processes[command.call_id])
 
@@ -219,12 +220,7 @@ class Executor:
         """No run asks what holds where a gate's workspace has diverged: the scheduler is told, each time it asks."""
         diverged = (await self._state(room)).diverged
         if diverged is not None:
-            report = ends.divergence(command, diverged)
-            await self._tell(command, report, f"{report.divergence_id}-{uuid.uuid4().hex}", cause)
-
-    async def _tell(self, command: ExecuteTool, report: Command, command_id: str, cause: Cause) -> None:
-        sender, task = self._plumbing.sender, command.task_id
-        await sender.send(subjects.SCHEDULER, subjects.ANY, "task", task, report, command_id=command_id, cause=cause)
+            await self._reports.divergence(command, diverged, cause)
 
     async def lost(self, id: str, state: Environment) -> bool:
         """Whether the workspace is gone, which is said in the log then."""
@@ -365,18 +361,30 @@ class Executor:
             raise Uncertain
         room.resolved.discard(command.call_id)
         await self._undo(room, command, state)
-        if isinstance(arguments, Noop):
-            data = arguments.text.encode()
+        if type(arguments) in self._plumbing.operations:
+            done = await self._operate(room, command, state, arguments)
         else:
-            data = (await self._plumbing.execute_file_tool(directory / "workspace", arguments)).encode()
-        return ToolCallCompleted(
-            call_id=command.call_id,
-            run_id=command.run_id,
-            tool=command.tool,
-            duration_ms=ends.since(began),
-            content=await self._stored(self._redactor(room, state, command).redact(data)),
-            output_bytes=len(data),
-        )
+            done = Done(text=await self._plumbing.execute_file_tool(directory / "workspace", arguments))
+        if done is None:
+            return ends.interrupted(command, room.interrupted[command.call_id])
+        room.facts[command.call_id] = done.facts
+        data = done.text.encode()
+        content = await self._stored(self._redactor(room, state, command).redact(data))
+        return ends.done(command, done, content, output_bytes=len(data), duration_ms=ends.since(began))
+
+    async def _operate(self, room: Room, command: ExecuteTool, state: Environment, arguments: Arguments) -> Done | None:
+        """What an operation came to; None where it was interrupted."""
+        plumbing, redactor = self._plumbing, self._redactor(room, state, command)
+        async with plumbing.output.of(command.run_id, _process_id(state, command), redactor) as write:
+            asked = Asked(
+                environment=state,
+                command=command,
+                arguments=arguments,
+                directory=plumbing.workspaces.directory(room.id),
+                variables=self._secrets(state, command),
+                say=lambda text: write(0, text.encode()),
+            )
+            return await room.operate(asked, plumbing.operations[type(arguments)])
 
     async def _process(
         self,
@@ -449,29 +457,7 @@ class Executor:
 
     async def _report_check(self, room: Room, command: ExecuteTool, ended: CallEnd | None, cause: Cause) -> None:
         """Tell the scheduler what its gate's check came to; again where the call had ended before."""
-        if ended is None:
-            ended = await self._find_end(room, command.call_id)
-        passed, summary = ends.verdict(ended)
-        detail = "" if isinstance(ended, ToolCallInterrupted) else await self._text(ended.content)
-        answer = RecordCheck(
-            stage=command.check_stage,
-            check_id=command.call_id,
-            passed=passed,
-            summary=summary,
-            detail=detail[-CHECK_DETAIL_CHARACTERS:],
-        )
-        await self._tell(command, answer, f"{command.call_id}-result", cause)
-
-    async def _find_end(self, room: Room, call_id: str) -> CallEnd:
-        for record in reversed(await self._plumbing.log.load(ENVIRONMENT.name, room.id)):
-            for event in record.envelope.events:
-                if isinstance(event, CallEnd) and event.call_id == call_id:
-                    return event
-        message = f"the end of call {call_id} is not in the log"
-        raise Transient(message)
-
-    async def _text(self, content: Content) -> str:
-        return await read_content(self._plumbing.content, content)
+        await self._reports.check(command, ended or await self._reports.find_end(room.id, command.call_id), cause)
 
 
 class Uncertain(Exception):

@@ -22,6 +22,7 @@ from services.environment_manager.handlers import Handlers
 from services.environment_manager.inspection import Inspector
 from services.environment_manager.keeper import Keeper
 from services.environment_manager.moving import Moving
+from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, Comparison, Exit, Limits, OnOutput, Prepared
 from services.environment_manager.pull_requests import PullRequestHandlers
@@ -162,12 +163,14 @@ class Environments:
         self.workspaces = MemoryWorkspaces(home)
         self.processes = MemoryProcesses()
         self.clock = SystemClock()
+        self.operations = dict(OPERATIONS)
         self.plumbing = Plumbing(
             log=self.memory.log,
             environments=EntityStore(self.memory.log, ENVIRONMENT, self.clock),
             workspaces=self.workspaces,
             processes=self.processes,
             execute_file_tool=tools.execute_file_tool,
+            operations=self.operations,
             content=self.memory.content,
             output=OutputWriter(self.memory.output),
             sender=Sender(self.bus, self.clock, tenant="default", name="environment-manager"),  # type: ignore[arg-type]

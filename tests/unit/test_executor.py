@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from events.content import Inline
-from events.environment import ExecuteTool, InterruptCall, ToolCallStarted, ToolCallUncertain
+from events.environment import ExecuteTool, InterruptCall, OrphanRemoved, ToolCallStarted, ToolCallUncertain
 from events.task import RecordCheck
+from events.tools import Noop
 from infra.entities import Cause
+from services.environment_manager.operations import Asked, Done
 from tests.unit.environment_twins import Environments
 from tests.waiting import until
 
@@ -228,3 +230,42 @@ async def test_workspace_goes_back_also_where_the_process_died_after_it_said_so(
     assert environments.workspaces.restored == ["c0"]
     environments.processes.end("c1.1")
     await working
+
+
+async def test_operation_says_what_it_does_and_its_facts_stand_with_its_end(environments: Environments) -> None:
+    """One decision holds both; what it said is in the output under the call."""
+
+    async def operation(asked: Asked) -> Done:
+        await asked.say("pulling\n")
+        return Done(text="up", facts=(OrphanRemoved(kind="process", name="p", reason="r"),))
+
+    environments.operations[Noop] = operation
+    await begin(environments, call("c1", "noop", "external", retry="idempotent"))
+    records = await environments.memory.log.load("environment", environments.id)
+    assert [[type(event).__name__ for event in record.envelope.events] for record in records[1:]] == [
+        ["ToolCallStarted"],
+        ["OrphanRemoved", "ToolCallCompleted"],
+    ]
+    assert [chunk.data for chunk in await environments.memory.output.read("run-1")] == [b"pulling\n"]
+
+
+async def test_operation_that_is_interrupted_or_late_is_cancelled(environments: Environments) -> None:
+    """Its call ends at once either way."""
+    cancelled = []
+
+    async def operation(asked: Asked) -> Done:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.append(asked.command.call_id)
+            raise
+        return Done()
+
+    environments.operations[Noop] = operation
+    working = begin(environments, call("c1", "noop", "none"))
+    await until(lambda: environments.executor.room(environments.id).operations)
+    await environments.executor.interrupt(environments.id, InterruptCall(call_id="c1", reason="cancelled"))
+    await working
+    await begin(environments, call("c2", "noop", "none", time_limit_seconds=0.01))
+    assert cancelled == ["c1", "c2"]
+    assert await environments.events() == ["ToolCallInterrupted c1", "ToolCallFailed c2"]

@@ -79,8 +79,9 @@ def start_call(state: Environment, started: ToolCallStarted) -> Events:
     return () if state.knows(started.call_id) else (started,)
 
 
-def end_call(state: Environment, ended: CallEnd) -> Events:
-    return () if ended.call_id in state.ended else (ended,)
+def end_call(state: Environment, ended: CallEnd, facts: Events = ()) -> Events:
+    """With what the call found or changed, if that is more than its result."""
+    return () if ended.call_id in state.ended else (*facts, ended)
 
 
 class Probed(msgspec.Struct, frozen=True, kw_only=True):
