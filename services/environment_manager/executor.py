@@ -232,7 +232,8 @@ class Executor:
         return state.lost
 
     async def _end(self, room: Room, command: ExecuteTool, ended: CallEnd, cause: Cause) -> None:
-        await self.append(room.id, _named(cause, command, "end"), lambda state: decider.end_call(state, ended))
+        facts = room.facts.get(command.call_id, ())
+        await self.append(room.id, _named(cause, command, "end"), lambda state: decider.end_call(state, ended, facts))
         if ended.checkpoint:
             self.bundles.note(room.id)
 
