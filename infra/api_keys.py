@@ -101,8 +101,20 @@ def ensure_local_key(home: Path) -> str:
         # The plain key first: whoever sees the digest must find the key that belongs to it.
         _write_privately(path, key.encode() + b"\n")
         keys[LOCAL] = digest_of_key(key)
-        _write_privately(home / KEYS_FILE, msgspec.json.format(msgspec.json.encode(keys)))
+        _write_keys(home, keys)
         return key
+
+
+def let_in(home: Path, key: str) -> None:
+    """``key`` is the one named ``local`` from now on, whatever was; the plain key is not kept. Raises as above."""
+    home.mkdir(parents=True, exist_ok=True)
+    with _locked(home):
+        (home / KEY_FILE).unlink(missing_ok=True)
+        _write_keys(home, load(home) | {LOCAL: digest_of_key(key)})
+
+
+def _write_keys(home: Path, keys: dict[str, str]) -> None:
+    _write_privately(home / KEYS_FILE, msgspec.json.format(msgspec.json.encode(keys)))
 
 
 @contextmanager

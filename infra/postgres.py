@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
 
 from events.errors import Permanent, Transient
+from infra.secrets import resolve
+from infra.settings import Postgres
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -44,6 +46,16 @@ _AWAY = (
     asyncpg.InternalClientError,
 )
 _REFUSED = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+
+
+def sign_in_url(postgres: Postgres) -> str:
+    """The URL with the password that its reference stands for. Raises ``Permanent`` where that cannot be had."""
+    if not postgres.password:
+        return postgres.url
+    parts = urlsplit(postgres.url)
+    user, _, host = parts.netloc.rpartition("@")
+    password = quote(resolve(postgres.password), safe="")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:{password}@{host}"))
 
 
 @contextlib.contextmanager

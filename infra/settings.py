@@ -30,7 +30,12 @@ class SettingsInvalid(CairnError):
 
 
 class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``manage_streams`` is false where an operator makes the streams: then they are verified, not created.
+    """``credentials_file`` is a NATS credentials file, or holds nothing but the seed of an nkey.
+
+    ``inbox`` is the first token of the subjects that answers come to: a user who may not see the answers of others has
+    one of its own, which begins with ``_INBOX``.
+
+    ``manage_streams`` is false where an operator makes the streams: then they are verified, not created.
 
     ``sync`` is what the operator says of the servers' ``sync_interval``; ``monitor_url`` is the monitoring address of
     one of them, where that can be asked. Both are only shown (see ``infra.durability``).
@@ -38,6 +43,7 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     url: str = "nats://127.0.0.1:4222"
     credentials_file: str = ""
+    inbox: str = "_INBOX"
     replicas: int = 1
     manage_streams: bool = True
     sync: Literal["unknown", "always", "interval"] = "unknown"
@@ -51,10 +57,16 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Postgres(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``password`` is a reference; it is put into ``url`` where that is used."""
+
     url: str = ""
+    password: str = ""
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``key`` is a reference to the API key named ``local``; where it is empty the gateway makes one."""
+
+    key: str = ""
     host: str = "127.0.0.1"
     port: int = 8420
     max_body_bytes: int = 1_048_576

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 
+from infra.postgres import sign_in_url
 from infra.service import Runtime, run
 from projections.projector import Projector
 
@@ -24,7 +25,7 @@ async def start(runtime: Runtime) -> RunningProjector:
     runtime.health.condition("read models", False, "catching up")
     projector = Projector(
         runtime.jetstream.log,
-        runtime.settings.postgres.url,
+        sign_in_url(runtime.settings.postgres),
         runtime.clock,
         lambda met, reason: runtime.health.condition("read models", met, reason),
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import nats.errors
 
-from events.errors import CairnError, Transient
+from events.errors import CairnError, Permanent, Transient
 from infra.jetstream.client import LeanClient
 from infra.jetstream.command_bus import JetStreamCommandBus
 from infra.jetstream.content_store import JetStreamContentStore
@@ -60,12 +61,14 @@ class JetStream:
 
     @classmethod
     async def connect(cls, settings: Settings, name: str, *, timeout_seconds: float = CONNECT_SECONDS) -> JetStream:
-        """Raises ``Transient`` where the server cannot be reached in time, ``CairnError`` where it turns us away."""
+        """Raises ``Transient`` where the server cannot be reached in time, ``CairnError`` where it turns us away,
+        ``Permanent`` where the credentials cannot be read."""
+        credentials = _read(settings.nats.credentials_file)
         client = LeanClient()
         requests = Requests(client)
         stream = cls(settings, client, requests)
         refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        connecting = asyncio.create_task(stream._open(name, refused))
+        connecting = asyncio.create_task(stream._open(name, credentials, refused))
         done, _ = await asyncio.wait(
             (connecting, refused), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
         )
@@ -82,7 +85,7 @@ class JetStream:
         message = f"NATS at {shown} cannot be reached within {timeout_seconds:g} s: {cause or 'no answer'}."
         raise Transient(message) from cause
 
-    async def _open(self, name: str, refused: asyncio.Future[Exception]) -> None:
+    async def _open(self, name: str, credentials: str, refused: asyncio.Future[Exception]) -> None:
         async def on_error(error: Exception) -> None:
             self._last_error = error
             self._requests.deny(str(error))
@@ -90,14 +93,17 @@ class JetStream:
             if "authorization violation" in str(error).lower() and not refused.done():
                 refused.set_result(error)
 
+        has_token = "BEGIN NATS USER JWT" in credentials
         await self._client.connect(
             [part.strip() for part in self._settings.nats.url.split(",")],
             name=f"cairn {name}",
+            inbox_prefix=self._settings.nats.inbox,
             error_cb=on_error,
             disconnected_cb=self._on_disconnect,
             reconnected_cb=self._on_reconnect,
             closed_cb=self._on_disconnect,
-            user_credentials=self._settings.nats.credentials_file or None,
+            user_credentials=self._settings.nats.credentials_file if has_token else None,
+            nkeys_seed_str=None if has_token else credentials or None,
             max_reconnect_attempts=-1,
             # Declared as whole seconds by nats-py, which only sleeps for it.
             reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
@@ -164,3 +170,14 @@ class JetStream:
             await self._client.close()
         except (nats.errors.Error, OSError) as error:
             logger.debug("closing a broken connection: %s", error)
+
+
+def _read(file: str) -> str:
+    """The content of the credentials file, empty where there is none."""
+    if not file:
+        return ""
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"nats.credentials_file {file} cannot be read: {error}"
+        raise Permanent(message, slug="nats-credentials") from error

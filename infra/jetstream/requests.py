@@ -123,13 +123,14 @@ class Requests:
         self.replicated = True
         self.reconnected: set[Callable[[], None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._inbox = client.new_inbox().encode() + b"."
+        self._inbox = b""
         self._numbers = itertools.count(1)
         self._waiting: dict[bytes, _Waiting] = {}
         self._collectors: dict[bytes, tuple[Callable[[bytes, bytes], None], asyncio.Future[Any]]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
+        self._inbox = self.client.new_inbox().encode() + b"."
         await self.client.receive(self._inbox.decode() + "*", self._receive)
 
     def stop(self) -> None:

@@ -86,12 +86,12 @@ async def compare(settings: Settings) -> tuple[Checkpoint | None, int, str]:
     """Where the read models stand, the last decision of the log, and why they do not fit it (empty where they do).
     Raises ``CairnError``."""
     from infra.jetstream.connection import JetStream
-    from infra.postgres import connection
+    from infra.postgres import connection, sign_in_url
     from projections import schema
 
     jetstream = await JetStream.connect(settings, "command-line")
     try:
-        async with connection(settings.postgres.url) as opened:
+        async with connection(sign_in_url(settings.postgres)) as opened:
             found = await schema.checkpoint(opened, schema.schema_name(settings.tenant))
             last = await jetstream.log.last_sequence()
             return found, last, schema.why_unfit(found, await jetstream.log.created_at(), last)

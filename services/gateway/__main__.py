@@ -11,9 +11,11 @@ import structlog
 
 from events import subjects
 from infra import settings
-from infra.api_keys import KEYS_FILE, ApiKeys, ensure_local_key
+from infra.api_keys import KEYS_FILE, ApiKeys, ensure_local_key, let_in
 from infra.durability import Finder
 from infra.hosts import Hosts
+from infra.postgres import sign_in_url
+from infra.secrets import resolve
 from infra.service import EXIT_SETTINGS, Runtime, run
 from infra.settings import SettingsInvalid
 from projections.waiting import ReadModelProgress
@@ -52,15 +54,18 @@ class Serving:
 
 async def start(runtime: Runtime, bound: socket.socket) -> Serving:
     chosen, jetstream = runtime.settings, runtime.jetstream
-    if not (chosen.home_path / KEYS_FILE).exists():
+    if chosen.gateway.key:
+        let_in(chosen.home_path, resolve(chosen.gateway.key))
+    elif not (chosen.home_path / KEYS_FILE).exists():
         ensure_local_key(chosen.home_path)
     async with contextlib.AsyncExitStack() as stack:
         feeds, hub = Feeds(), Hub(jetstream.log)
         await hub.start()
         stack.push_async_callback(hub.stop)
-        read_models = LazyReadModels(chosen.postgres.url, chosen.tenant)
+        database = sign_in_url(chosen.postgres)
+        read_models = LazyReadModels(database, chosen.tenant)
         stack.push_async_callback(read_models.close)
-        progress = await stack.enter_async_context(ReadModelProgress(chosen.postgres.url, chosen.tenant))
+        progress = await stack.enter_async_context(ReadModelProgress(database, chosen.tenant))
         hosts = Hosts(jetstream.hosts, runtime.clock, own="", lease_seconds=chosen.worker.lease_seconds)
         jetstream.on_reconnect(hosts.reconnected)
         parts = Parts(

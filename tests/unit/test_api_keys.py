@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.api_keys import ApiKeys, KeysUnreadable, digest_of_key, ensure_local_key, load, make_key
+from infra.api_keys import ApiKeys, KeysUnreadable, digest_of_key, ensure_local_key, let_in, load, make_key
 
 
 def test_the_local_key_is_made_once_and_private(tmp_path: Path) -> None:
@@ -75,3 +75,13 @@ def test_an_unreadable_file_lets_nobody_in(tmp_path: Path, content: bytes) -> No
     with pytest.raises(KeysUnreadable):
         ensure_local_key(tmp_path)
     assert content == (tmp_path / "keys.json").read_bytes()
+
+
+def test_a_key_that_is_given_takes_the_place_of_the_local_one(tmp_path: Path) -> None:
+    """Whoever had the old one is not let in any more, others are; the plain key is nowhere."""
+    old = ensure_local_key(tmp_path)
+    other, given = make_key(), make_key()
+    (tmp_path / "keys.json").write_bytes(msgspec.json.encode({**load(tmp_path), "ci": digest_of_key(other)}))
+    let_in(tmp_path, given)
+    assert [ApiKeys(tmp_path).verify(key) for key in (old, other, given)] == [None, "ci", "local"]
+    assert not (tmp_path / "key").exists()
