@@ -1,7 +1,8 @@
 """nats-server from its wheel, with JetStream in a directory of ours.
 
 It listens on loopback at a port that is remembered beside the store, so that clients find it again after a restart,
-and wants a password that is kept there too: other users of the host cannot write events.
+and wants a password that is kept there too: other users of the host cannot write events. Its monitoring address, on
+loopback too, needs none; it tells of streams and connections by names and numbers, and nothing of their content.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import secrets
 import shutil
 import socket
 import sysconfig
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from infra.embedded.ports import remembered_port
@@ -32,6 +35,7 @@ class NatsServer(Program):
         self._sync_always = sync_always
         self._directory.mkdir(parents=True, exist_ok=True)
         self._port = remembered_port(self._directory / "port", HOST)
+        self._monitor_port = remembered_port(self._directory / "monitor-port", HOST)
         self._password = _remembered_password(self._directory / "password")
 
     @property
@@ -48,6 +52,7 @@ class NatsServer(Program):
         # nats-server reads `sync_interval: always` only where it stands on a line of its own.
         sync = "\n  sync_interval: always" if self._sync_always else ""
         return f"""listen: "{HOST}:{self._port}"
+http: "{HOST}:{self._monitor_port}"
 authorization {{
   user: {USER}
   password: {json.dumps(self._password)}
@@ -65,6 +70,18 @@ jetstream {{
                 return connection.recv(5).startswith(b"INFO")
         except OSError:
             return False
+
+    def write_error(self) -> str:
+        """What it could not write to its disk, so that it takes no more for that stream; empty where all is well, or
+        where it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{self._monitor_port}/healthz", timeout=1.0):
+                return ""
+        except urllib.error.HTTPError as error:
+            told = str(json.loads(error.read()).get("error", ""))
+            return told if "write error" in told else ""
+        except (OSError, ValueError):
+            return ""
 
 
 def nats_server_path() -> str:

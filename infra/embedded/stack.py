@@ -27,6 +27,7 @@ from infra.embedded.nats_server import NatsServer
 from infra.embedded.ports import free_port, is_port_free
 from infra.embedded.postgres_server import PostgresServer
 from infra.embedded.program import POLL_SECONDS
+from infra.embedded.room import RoomWatch
 from infra.embedded.service_program import ServiceProgram
 from infra.embedded.stack_file import StackFile, StackProcess
 from infra.embedded.supervisor import Report, Started, Supervisor
@@ -85,6 +86,7 @@ class Stack:
         self._lock: int | None = None
         self._file: StackFile | None = None
         self._writing = threading.Lock()
+        self._room: RoomWatch | None = None
         self.supervisor = Supervisor(self._heard)
 
     @property
@@ -108,6 +110,8 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything: services first, then the servers. Nothing of the stack runs afterwards."""
+        if self._room is not None:
+            self._room.stop()
         keepers = self.supervisor.keepers
         self.supervisor.stop([name for name in keepers if name not in SERVERS])
         self.supervisor.stop([name for name in keepers if name in SERVERS])
@@ -148,6 +152,8 @@ class Stack:
         self._write(file)
         self.supervisor.add(nats)
         self.supervisor.add(postgres)
+        self._room = RoomWatch(nats, self.home, lambda: self.supervisor.restart([nats.name]), self._report)
+        self._room.start()
         for name, module in SERVICES.items():
             program = ServiceProgram(
                 name,

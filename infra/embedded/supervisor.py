@@ -54,7 +54,14 @@ class Unready(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Report = Started | Ready | Died | Unready
+class CannotWrite(msgspec.Struct, frozen=True):
+    """It lives and cannot write to its disk; it is started anew when there is room again."""
+
+    name: str
+    detail: str
+
+
+Report = Started | Ready | Died | Unready | CannotWrite
 
 
 class Keeper:

@@ -143,7 +143,7 @@ class Reporter:
 
     def hear(self, report: Report | Reloading | NotReloaded) -> None:
         from infra.embedded.reload import NotReloaded, Reloading
-        from infra.embedded.supervisor import Died, Ready, Unready
+        from infra.embedded.supervisor import CannotWrite, Died, Ready, Unready
 
         if self._silent.is_set():
             return
@@ -165,6 +165,10 @@ class Reporter:
                 console.note(f"{_listed(files)} changed, but {name} goes on as it was: {detail}", style="red")
             case Unready(name, seconds):
                 console.note(f"{name} runs, but has not been ready for {seconds:.0f} s", style="yellow")
+            case CannotWrite(name, detail):
+                self._died.add(name)
+                last = console.shortened(detail, 300)
+                console.note(f"{name} cannot write: {last} — started again when there is room", style="red")
             case _:
                 pass
 

@@ -55,7 +55,7 @@ def test_no_space_to_begin_with(tmp_path: Path) -> None:
 
 def test_the_disk_fills_in_the_middle(model: ModelServer, tmp_path: Path) -> None:
     """While it is full nothing is taken that could get lost, and a command that ends is not forgotten; with room
-    again, and nats-server started anew, the run goes on from there."""
+    again the run goes on from there, without anybody's help."""
     go, ran = tmp_path / "go", tmp_path / "ran"
     command = f"echo begun >> '{ran}'; {until_exists(go)}; echo ended >> '{ran}'; exit 7"
     model.add("Outlive it", [shell(command), shell(MEND), submit()])
@@ -64,7 +64,7 @@ def test_the_disk_fills_in_the_middle(model: ModelServer, tmp_path: Path) -> Non
         stack.project("full", repository(tmp_path / "repository"), test_command=TEST_COMMAND)
         task = stack.submit("full", "Outlive it", agent="anthropic")
         wait_until(lambda: lines(ran) == ["begun"], "the command runs")
-        filler = disk / "filler"
+        server, filler = stack.pid("nats-server"), disk / "filler"
         fill(filler)
         body = {"title": "Not now", "agent": "anthropic", "description": "x" * 100_000}
         refused = stack.http.post(f"{API}/projects/full/tasks", json=body)
@@ -73,9 +73,8 @@ def test_the_disk_fills_in_the_middle(model: ModelServer, tmp_path: Path) -> Non
         go.touch()
         wait_until(lambda: lines(ran) == ["begun", "ended"], "the command ends")
         filler.unlink()
-        # It refuses to write for good once a write of it has failed.
-        stack.kill("nats-server")
         stack.feed.ended(task)
+        assert stack.pid("nats-server") != server
         assert stack.feed.until("ToolCallCompleted", task).event["exit_code"] == 7
         assert stack.feed.all("ToolCallUncertain", task) == []
         assert lines(ran) == ["begun", "ended"]
