@@ -105,6 +105,27 @@ def ensure_local_key(home: Path) -> str:
         return key
 
 
+def add(home: Path, name: str) -> str | None:
+    """A new key of that name; None where there is one already. Raises ``KeysUnreadable``, ``OSError``."""
+    with _locked(home):
+        keys = load(home)
+        if name in keys:
+            return None
+        key = make_key()
+        _write_keys(home, keys | {name: digest_of_key(key)})
+        return key
+
+
+def revoke(home: Path, name: str) -> bool:
+    """Take a key back; False where there is none of that name. Raises ``KeysUnreadable``, ``OSError``."""
+    with _locked(home):
+        keys = load(home)
+        known = keys.pop(name, None) is not None
+        if known:
+            _write_keys(home, keys)
+        return known
+
+
 def let_in(home: Path, key: str) -> None:
     """``key`` is the one named ``local`` from now on, whatever was; the plain key is not kept. Raises as above."""
     home.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from services.command_line import (
     doctor,
     forking,
     history,
+    keys,
     operations,
     projects,
     pull_requests,
@@ -56,5 +57,6 @@ app.command()(operations.environments)
 app.command()(operations.notifications)
 app.add_typer(operations.dead_letters, name="dead-letters")
 app.add_typer(operations.agents, name="agents")
+app.add_typer(keys.commands, name="key")
 app.add_typer(read_models.commands, name="projector")
 app.command()(version)

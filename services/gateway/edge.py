@@ -2,8 +2,8 @@
 
 Plain ASGI, so that a stream passes through untouched. Everything under ``/api/`` needs a key, checked before a byte
 of the body is read. A body over the limit is refused by its Content-Length, or, sent in chunks, as soon as it grows
-over it; a bundle that is imported goes to disk, and has a limit of its own. An exception that nobody foresaw is logged
-and answered with a problem that tells nothing of it.
+over it; a bundle that is imported goes to disk, and has a limit of its own. A stream ends when its key is revoked. An
+exception that nobody foresaw is logged and answered with a problem that tells nothing of it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ _RAISE = "Send less, or raise gateway.max_body_bytes in the settings"
 log = structlog.get_logger()
 
 
+class KeyRevoked(Exception):
+    """The key of a stream that is being sent is not known any more."""
+
+
 class Edge:
     def __init__(self, app: ASGIApp, *, keys: ApiKeys, max_body_bytes: int) -> None:
         self._app = app
@@ -36,21 +40,26 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = False
+        headers = Headers(scope=scope)
+        protected = scope["path"].startswith(PROTECTED)
 
         async def watched_send(message: Message) -> None:
             nonlocal started
+            if protected and started and message.get("more_body") and not self._keys.verify(_key(headers)):
+                raise KeyRevoked
             started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            headers = Headers(scope=scope)
-            if scope["path"].startswith(PROTECTED):
+            if protected:
                 scope.setdefault("state", {})["actor"] = self._actor(headers)
             limit_bytes = MAX_BUNDLE_BYTES if scope["path"] == IMPORTS else self._max_body_bytes
             self._check_length(headers, limit_bytes)
             await self._app(scope, self._limited(receive, limit_bytes), watched_send)
         except Problem as problem:
             await problem.response()(scope, receive, send)
+        except KeyRevoked:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Exception as error:  # The outermost edge: a bug of ours must not show a caller its traceback.
             log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
             if not started:
@@ -58,9 +67,9 @@ class Edge:
 
     def _actor(self, headers: Headers) -> str:
         """The name of the key that was sent, which is who acts."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+        key = _key(headers)
         try:
-            name = self._keys.verify(key.strip()) if scheme.lower() == "bearer" and key else None
+            name = self._keys.verify(key) if key else None
         except KeysUnreadable as error:
             log.error("no key can be checked", error=error)
             detail = "The gateway cannot read its file of keys; its log says why."
@@ -97,3 +106,8 @@ class Edge:
             return message
 
         return limited
+
+
+def _key(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""

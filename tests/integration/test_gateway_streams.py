@@ -15,6 +15,7 @@ from events.environment import ToolCallCompleted, ToolCallStarted
 from events.project import ProjectAdded
 from events.run import RunStarted, RunSucceeded
 from events.task import TaskCancelled
+from infra.api_keys import revoke
 from services.gateway.feeds import Feeds, Hub
 from services.gateway.selection import everything
 from services.gateway.sse import EventStreams
@@ -65,6 +66,20 @@ async def test_first_id_comes_before_the_first_event(nats_url: str, tmp_path: Pa
             assert "text/event-stream" in response.headers["content-type"]
             lines = [line async for line in _lines(response.aiter_lines(), 2)]
         assert ["retry: 1000", f"id: {last}"] == lines
+
+
+async def test_a_revoked_key(nats_url: str, tmp_path: Path) -> None:
+    """A stream ends when its key is revoked, in an orderly way and before it tells anything more."""
+    async with gateway_stack(nats_url, tmp_path) as stack:
+        await add_project(stack, "early")
+        async with stack.client.stream("GET", "/api/v1/board/stream") as response:
+            lines = response.aiter_lines()
+            assert [line async for line in _lines(lines, 1)] == ["retry: 1000"]
+            assert revoke(tmp_path, "local")
+            await add_project(stack, "late")
+            async with asyncio.timeout(5):
+                rest = [line async for line in lines]
+        assert "late" not in "".join(rest)
 
 
 async def test_task_selection(nats_url: str, tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from infra.api_keys import ApiKeys, KeysUnreadable, digest_of_key, ensure_local_key, let_in, load, make_key
+from infra.api_keys import (
+    ApiKeys,
+    KeysUnreadable,
+    add,
+    digest_of_key,
+    ensure_local_key,
+    let_in,
+    load,
+    make_key,
+    revoke,
+)
 
 
 def test_the_local_key_is_made_once_and_private(tmp_path: Path) -> None:
@@ -85,3 +95,15 @@ def test_a_key_that_is_given_takes_the_place_of_the_local_one(tmp_path: Path) ->
     let_in(tmp_path, given)
     assert [ApiKeys(tmp_path).verify(key) for key in (old, other, given)] == [None, "ci", "local"]
     assert not (tmp_path / "key").exists()
+
+
+def test_adding_and_revoking(tmp_path: Path) -> None:
+    """A key is good from the moment that it was made until it is revoked, and a name has one."""
+    keys, local = ApiKeys(tmp_path), ensure_local_key(tmp_path)
+    key = add(tmp_path, "ci")
+    assert key is not None
+    assert add(tmp_path, "ci") is None
+    assert (keys.verify(key), keys.verify(local)) == ("ci", "local")
+    assert revoke(tmp_path, "ci")
+    assert not revoke(tmp_path, "ci")
+    assert (keys.verify(key), keys.verify(local)) == (None, "local")
