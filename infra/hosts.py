@@ -48,10 +48,15 @@ class Hosts:
             return False
         return await self._registry.silent_seconds(host) > self._lease_seconds
 
+    async def is_heard(self, host: str) -> bool:
+        """Whether ``host`` gave a sign of life lately: the own one too, whose environment-manager may be away. Raises
+        ``Transient``."""
+        return await self._registry.silent_seconds(host) <= self._lease_seconds * 2 / SIGNS_A_LEASE
+
     async def settled_gone(self, host: str) -> bool:
         """As ``is_gone``, but where it has fallen silent only just now, wait until that is known."""
         while not await self.is_gone(host):
-            if host == self.own or await self._registry.silent_seconds(host) <= self._lease_seconds * 2 / SIGNS_A_LEASE:
+            if host == self.own or await self.is_heard(host):
                 return False
             await self._clock.sleep(POLL_SECONDS)
         logger.warning("a host is gone", host=host, silent_seconds=round(await self._registry.silent_seconds(host), 1))

@@ -375,7 +375,7 @@ class Driver:
 
     def _unsettled(self) -> bool:
         environment = self.history.environment
-        return self._working and (environment.lost or environment.diverged is not None)
+        return self._working and (not environment.stands or environment.diverged is not None)
 
     def _stopped(self) -> RunEnd | None:
         task = self.history.task
@@ -444,20 +444,25 @@ class Driver:
     # ---- the end
 
     async def _bundled(self) -> None:
-        """Wait until another host could go on from here, before anybody relies on it; not for ever."""
+        """Wait until another host could go on from here, before anybody relies on it. Not for ever where the host of
+        the workspace lives: then it cannot be bundled."""
 
         def done() -> bool:
             environment = self.history.environment
             wanted = environment.prepared is not None and environment.prepared.bundled
             return not wanted or environment.bundled == environment.checkpoint
 
-        try:
-            async with asyncio.timeout(BUNDLE_SECONDS):
-                await self.until(done)
-        except TimeoutError:
-            logger.warning("its last checkpoint lies on one host only", run=self.id, host=self.run.host)
-        except Ending:
-            logger.info("ended while it was being bundled", run=self.id)
+        while not done():
+            try:
+                async with asyncio.timeout(BUNDLE_SECONDS):
+                    await self.until(done)
+            except TimeoutError:
+                if await self.plumbing.hosts.is_heard(self.run.host):
+                    logger.warning("its last checkpoint lies on one host only", run=self.id, host=self.run.host)
+                    return
+            except Ending:
+                logger.info("ended while it was being bundled", run=self.id)
+                return
 
     async def _report(self) -> None:
         ended = self.run.ended

@@ -76,7 +76,7 @@ class Bundles:
 
     def note(self, id: str) -> None:
         """The environment has a checkpoint that may not be bundled yet."""
-        if self.enabled and id not in self._tasks:
+        if self.enabled and id not in self._tasks and self._behind(id):
             self._tasks[id] = asyncio.create_task(self._soon(id))
 
     async def bring(self, id: str, state: Environment, commit: str) -> None:

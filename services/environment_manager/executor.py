@@ -151,6 +151,10 @@ class Executor:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.bundles.stop()
 
+    def own(self, cause: Cause) -> Cause:
+        """The cause of a decision of this host: another one that decides the same must not take it for its own."""
+        return replace(cause, id=f"{cause.id}@{self._plumbing.host}")
+
     async def append(self, id: str, cause: Cause, decide: Callable[[Environment], tuple[Event, ...]]) -> Environment:
         """Append what is decided. Raises ``Fenced`` where the environment lives on another host by now."""
 
@@ -162,7 +166,7 @@ class Executor:
 
         async with self.room(id).appending:
             try:
-                return (await self._plumbing.environments.decide(id, cause, if_here)).state
+                return (await self._plumbing.environments.decide(id, self.own(cause), if_here)).state
             except Fenced:
                 self.displaced(id)
                 raise
@@ -204,17 +208,21 @@ class Executor:
                     await self._resolve(room, command, cause)
                 else:
                     await self._end(room, command, ended, cause)
+            # Also where its end is in the log and the answer that said so was lost.
+            self.bundles.note(room.id)
         if command.check_stage:
             await self._report_check(room, command, ended, cause)
 
     async def _is_held(self, room: Room, command: ExecuteTool) -> bool:
         """Whether the call cannot begin now, its workspace being gone or diverged: it is sent again when it can."""
         state = await self._state(room)
-        if command.call_id in state.ended or not (state.lost or state.stands):
+        if command.call_id in state.ended or state.prepared is None:
             return False
-        if await self.lost(room.id, state):
+        if state.removed or await self.lost(room.id, state):
             return True
-        return state.diverged is not None and command.call_id not in state.running
+        # What runs here is let come to its end; what ran in a workspace that is gone begins anew in this one.
+        goes_on = command.call_id in state.running and command.call_id not in state.elsewhere
+        return state.diverged is not None and not goes_on
 
     async def _report_divergence(self, room: Room, command: ExecuteTool, cause: Cause) -> None:
         """No run asks what holds where a gate's workspace has diverged: the scheduler is told, each time it asks."""
@@ -234,8 +242,6 @@ class Executor:
     async def _end(self, room: Room, command: ExecuteTool, ended: CallEnd, cause: Cause) -> None:
         facts = room.facts.get(command.call_id, ())
         await self.append(room.id, _named(cause, command, "end"), lambda state: decider.end_call(state, ended, facts))
-        if ended.checkpoint:
-            self.bundles.note(room.id)
 
     async def _state(self, room: Room) -> Environment:
         kept = self._plumbing.environments.peek(room.id)

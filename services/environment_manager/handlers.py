@@ -31,7 +31,7 @@ from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.inspection import Inspector
 from services.environment_manager.moving import Moving
 from services.environment_manager.pull_requests import PullRequestHandlers
-from services.environment_manager.reconcile import needless
+from services.environment_manager.reconcile import needless, prepare_again
 
 logger = structlog.get_logger()
 
@@ -70,12 +70,21 @@ class Handlers:
             case PublishBranch() as command:
                 await self._publish(envelope.entity_id, command, cause)
             case ExecuteTool() as command:
+                if command.check_stage:
+                    await self._prepare_again(envelope.entity_id, cause)
                 self._executor.begin(envelope.entity_id, command, cause)
             case InterruptCall() as command:
                 await self._executor.interrupt(envelope.entity_id, command)
             case command:
                 message = f"{type(command).__name__} is no command for an environment."
                 raise CommandRejected(message, slug="unknown-command", status=400)
+
+    async def _prepare_again(self, id: str, cause: Cause) -> None:
+        """No run asks for the workspace of a gate: where it was removed, and the task was opened again since, it comes
+        back."""
+        state, _ = self._plumbing.environments.peek(id) or await self._plumbing.environments.load(id)
+        if state.removed:
+            await self.prepare(id, prepare_again(state), replace(cause, id=f"{cause.id}-prepared-again"))
 
     async def prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
         room = self._executor.room(id)
@@ -108,7 +117,13 @@ class Handlers:
             await plumbing.processes.ready(id)
             first = await bundles.first(command.repository_url, prepared)
         except Permanent as error:
-            failed = EnvironmentPreparationFailed(task_id=command.task_id, cause=error.slug, detail=str(error))
+            failed = EnvironmentPreparationFailed(
+                task_id=command.task_id,
+                cause=error.slug,
+                detail=str(error),
+                # It may lie on another host that has yet to bundle it.
+                retryable=error.slug == "checkpoint-missing",
+            )
             await self._executor.append(id, cause, lambda state: decider.fail_preparation(state, failed))
             return
         event = EnvironmentPrepared(

@@ -94,7 +94,7 @@ class Moving:
             workspace=str(prepared.workspace),
         )
         decision = await plumbing.environments.decide(
-            id, cause, lambda present: decider.move(present, moved, restored=state.bundled)
+            id, self._executor.own(cause), lambda present: decider.move(present, moved, restored=state.bundled)
         )
         if decision.state.host != plumbing.host:
             message = f"environment {id} changed while it was being moved from {state.host}"
@@ -111,5 +111,5 @@ class Moving:
             retryable=True,
         )
         await self._plumbing.environments.decide(
-            id, cause, lambda present: decider.fail_move(present, failed, state.host)
+            id, self._executor.own(cause), lambda present: decider.fail_move(present, failed, state.host)
         )

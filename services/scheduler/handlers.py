@@ -46,6 +46,9 @@ from services.scheduler.ports import Agents
 
 logger = structlog.get_logger()
 
+# What they stand for depends on when they are carried out: unlike reports, they name no run or check that they are of.
+OF_PEOPLE = (AnswerQuestion, ApproveStage, CancelTask, RejectStage, ResolveDivergence, RetryTask)
+
 
 class Handlers:
     """``changed`` is called after every decision: something may be ready to start."""
@@ -81,13 +84,19 @@ class Handlers:
             return await self._submit(envelope, command)
         if isinstance(command, ForkRun):
             return await self._fork(envelope, command)
+        cause = Cause.of(envelope, "-resolved" if isinstance(command, ResolveDivergence) else "")
+        if isinstance(command, OF_PEOPLE) and await self._is_decided(TASK.name, envelope.entity_id, cause):
+            return Outcome(accepted=True, entity=TASK.name, entity_id=envelope.entity_id)
         if isinstance(command, ResolveDivergence) and command.choice == "fork":
             await self._fork_diverged(envelope, command)
-        cause = Cause.of(envelope, "-resolved" if isinstance(command, ResolveDivergence) else "")
         decision = await self.decide(envelope.entity_id, cause, lambda task: self._decide(task, envelope))
         if isinstance(command, ReportDivergence | ResolveDivergence):
             await self._settle_checks(envelope, decision.state)
         return _accepted(TASK.name, decision.state.id, decision)
+
+    async def _is_decided(self, entity: str, id: str, cause: Cause) -> bool:
+        """Whether a command that comes again was carried out: however much has happened since, it is not once more."""
+        return any(record.envelope.id == cause.id for record in await self._log.load(entity, id))
 
     async def decide(self, id: str, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> Decision[Task]:
         """Make a decision about a task, put it on the board, and send the commands that it stands for."""
@@ -157,9 +166,12 @@ class Handlers:
             for project in self._board.projects.values()
             if project.settings is not None and project.id != envelope.entity_id
         }
+        cause = Cause.of(envelope)
+        if await self._is_decided(PROJECT.name, envelope.entity_id, cause):
+            return Outcome(accepted=True, entity=PROJECT.name, entity_id=envelope.entity_id)
         decision = await self._projects.decide(
             envelope.entity_id,
-            Cause.of(envelope),
+            cause,
             lambda project: project_decider.add(project, command, taken_prefixes=taken),
         )
         self._board.put_project(decision.state, decision.revision)

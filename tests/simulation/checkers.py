@@ -110,6 +110,8 @@ def no_task_is_lost(seen: Seen) -> Iterator[str]:
             continue
         if task.status == "failed" and _lost_for_good(seen, task):
             continue
+        if task.id in simulation.people.abandoned and getattr(task.ended, "cause", "") in ("abandoned", "diverged"):
+            continue
         if task.status == "blocked" and (assignment.rejections or _reworked(seen, task)):
             continue
         if task.status != assignment.expected:
@@ -212,13 +214,19 @@ def the_model_saw_what_the_log_tells(seen: Seen) -> Iterator[str]:
 def _conversation(seen: Seen, run: Run) -> list[Message]:
     assert run.started is not None
     conversation = Conversation()
-    for record in sorted(
-        [*seen.by_entity[RUN.name, run.id], *seen.by_entity[ENVIRONMENT.name, run.started.environment_id]],
-        key=lambda record: record.sequence,
-    ):
-        for event in record.envelope.events:
-            conversation.apply(event)
+    fork = run.started.forked_from
+    if fork is not None:
+        _apply(seen, conversation, fork.run_id, fork.environment_id, fork.sequence)
+    _apply(seen, conversation, run.id, run.started.environment_id, len(seen.records))
     return conversation.messages
+
+
+def _apply(seen: Seen, conversation: Conversation, run: str, environment: str, until: int) -> None:
+    own = [*seen.by_entity[RUN.name, run], *seen.by_entity[ENVIRONMENT.name, environment]]
+    for record in sorted(own, key=lambda record: record.sequence):
+        if record.sequence <= until:
+            for event in record.envelope.events:
+                conversation.apply(event)
 
 
 def _malformed(messages: list[Message]) -> Iterator[str]:
@@ -277,7 +285,7 @@ def checkpoints_hold_what_calls_did(seen: Seen) -> Iterator[str]:
                 yield from (f"{id}: {it}" for it in _wrong_checkpoint(seen, event.checkpoint, event.tree, done))
         standing = [host.workspaces[id] for host in seen.world.hosts.values() if id in host.workspaces]
         for workspace in standing:
-            if tree_of(workspace.files) != environment.tree:
+            if tree_of(workspace.files) != environment.tree and not workspace.changed_by_hand:
                 yield f"{id} stands with {tree_of(workspace.files)}; its last checkpoint is {environment.tree}"
 
 
@@ -393,7 +401,9 @@ def every_run_ends_for_a_reason(seen: Seen) -> Iterator[str]:
                 task = seen.tasks[id.rpartition("-")[0].rpartition("-")[0]]
                 excused = {
                     "succeeded": True,
-                    "crashed": id in lost,
+                    "abandoned": task.id in seen.simulation.people.abandoned,
+                    "crashed": id in lost or task.id in seen.simulation.people.cancelled,
+                    "unprepared": seen.simulation.bundled and getattr(event, "cause", "") == "checkpoint-missing",
                     "crash_looped": barren[id] >= MAX_BARREN_EPOCHS,
                     "cancelled": task.ended is not None or not isinstance(seen.runs[id].ended, RunSucceeded),
                 }
@@ -416,6 +426,7 @@ EXPECTED_REFUSALS = {
     "AnswerQuestion": ("no-open-question",),
     "ApproveStage": ("not-awaiting-approval",),
     "RejectStage": ("not-awaiting-approval",),
+    "ResolveDivergence": ("no-open-divergence",),
 }
 
 CHECKERS: tuple[Checker, ...] = (

@@ -40,12 +40,13 @@ from tests.simulation.loop import NothingLeft, VirtualLoop
 from tests.simulation.network import Faults, Network, Process, TrueClock
 from tests.simulation.ports import HostLeases, Ports
 from tests.simulation.workload import People, SimulatedModels, Workload, unfinished
-from tests.simulation.world import HostProcesses, HostWorkspaces, World, file_tools
+from tests.simulation.world import BY_HAND, HostProcesses, HostWorkspaces, World, file_tools
 
 HOSTS = ("north", "south")
 # The share of seeds in which a host that stands still for longer than a lease loses its environments to the other.
-BUNDLED = 0.0
+BUNDLED = 0.35
 CONTROL = "control"
+KINDS = ("power", "away", "clock", "connection", "crash", "crash", "freeze", "hand", "none", "none")
 FAULTS_UNTIL_SECONDS = 40.0
 SETTLE_SECONDS = 80.0
 LONGEST_SECONDS = 900.0
@@ -169,6 +170,7 @@ class Simulation:
         self._leases: dict[tuple[str, str], dict[str, datetime]] = {}
         self._position: dict[str, int] = {}
         self._ahead: dict[str, timedelta] = {}
+        self._away_until: dict[str, float] = {}
         self._ports: dict[Process, Ports] = {}
         self.stuck = ""
 
@@ -250,8 +252,9 @@ class Simulation:
 
     def _restart(self, service: str, life: Process) -> None:
         self._ports.pop(life, None)
-        delay = self.chance.choice((0.2, 0.5, 1.0, 5.0))
-        asyncio.get_running_loop().call_later(delay, self._start_again, service, life.host)
+        loop = asyncio.get_running_loop()
+        at = max(loop.time(), self._away_until.get(life.host, 0.0)) + self.chance.choice((0.2, 0.5, 1.0, 5.0))
+        loop.call_at(at, self._start_again, service, life.host)
 
     def _start_again(self, service: str, host: str) -> None:
         if not self.network.over:
@@ -263,17 +266,22 @@ class Simulation:
         """Every few seconds, something that is no step of any process."""
         while self.faults.left > 0:
             await asyncio.sleep(self.chance.uniform(0.5, 8.0))
-            kind = self.chance.choice(("power", "clock", "connection", "crash", "crash", "freeze", "none", "none"))
+            kind = self.chance.choice(KINDS)
             host = self.chance.choice(HOSTS)
             if kind == "none" or not self.faults.strikes(1.0):
                 continue
             life = self.lives[self.chance.choice(sorted(self.lives))]
-            if kind == "power":
-                self.network.note(host, "POWER")
+            if kind in ("power", "away"):
+                # For longer than a lease: then another host takes over what it has bundled.
+                away_seconds = self.chance.uniform(10.0, 30.0) if kind == "away" else 0.0
+                self._away_until[host] = asyncio.get_running_loop().time() + away_seconds
+                self.network.note(host, "POWER", round(away_seconds, 3))
                 self.world.hosts[host].lose_power()
                 for (_, place), other in list(self.lives.items()):
                     if place == host:
                         other.crash()
+            elif kind == "hand":
+                self._change_by_hand(host)
             elif kind == "clock":
                 jump = timedelta(seconds=self.chance.uniform(-120, 120))
                 self.network.note(host, "CLOCK", jump.total_seconds())
@@ -289,6 +297,15 @@ class Simulation:
                 life.crash()
             elif life.alive:
                 life.freeze(self.chance.uniform(1.0, 25.0))
+
+    def _change_by_hand(self, host: str) -> None:
+        """Somebody writes into a workspace, whatever goes on there."""
+        standing = sorted(self.world.hosts[host].workspaces.items())
+        if standing:
+            id, workspace = self.chance.choice(standing)
+            workspace.files[BY_HAND] = f"{self.chance.random()}"
+            workspace.changed_by_hand = True
+            self.network.note(host, "BY HAND", id)
 
     # ---- the whole
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -21,14 +21,22 @@ from events.errors import CairnError
 from events.kernel import Command
 from events.pipeline import Pipeline, PullRequestGate, Stage, TestsGate
 from events.project import AddProject, ProjectSettings, Repository
+from events.run import ModelResponded
 from events.task import (
     AnswerQuestion,
     ApprovalRequested,
     ApproveStage,
     CancelTask,
+    DivergenceReported,
+    ForkRun,
     QuestionAsked,
     RejectStage,
+    ResolveDivergence,
+    RetryTask,
     SubmitTask,
+    TaskBlocked,
+    TaskCancelled,
+    TaskFailed,
     TaskSpecification,
 )
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest, ModelUnavailable
@@ -44,7 +52,9 @@ LIMITS = Limits(steps=100, seconds=7200.0, idle_seconds=3600.0)
 @dataclass
 class Assignment:
     """A task as it is given, and what is known of it beforehand. ``bad_attempts`` of the agent leave work that the
-    gate refuses; ``rejections`` is how often a person says no."""
+    gate refuses; ``rejections`` is how often a person says no. Where it stops without being completed, a person may
+    have it tried again, once, ``retried_after`` some time; ``forked_after`` its first step, one of its runs is
+    forked."""
 
     key: str
     title: str
@@ -55,6 +65,8 @@ class Assignment:
     rejections: int
     cancel_after: float | None
     turns: list[list[tuple[str, float]]]
+    retried_after: float | None = None
+    forked_after: float | None = None
     id: str = ""
     seen: dict[tuple[str, int, int], list[Message]] = field(default_factory=dict)
 
@@ -94,7 +106,27 @@ class Workload:
             rejections=chance.choice((0, 0, 1)),
             cancel_after=chance.uniform(0.0, 8.0) if chance.random() < 0.1 else None,
             turns=[self._turn() for _ in range(chance.choice((1, 2, 3)))],
+            retried_after=chance.uniform(0.1, 5.0) if chance.random() < 0.3 else None,
+            forked_after=chance.uniform(0.1, 10.0) if chance.random() < 0.1 else None,
         )
+
+    def fork(self, source: Assignment, agent: str) -> Assignment:
+        """A task that goes on from a step of another one's. Only the conversation tells a model which one it is."""
+        number = len(self.assignments)
+        fork = replace(
+            source,
+            key=f"k{number}",
+            title=f"Fork number {number}",
+            agent=agent,
+            bad_attempts=0,
+            cancel_after=None,
+            forked_after=None,
+            id="",
+            seen={},
+        )
+        self.assignments.append(fork)
+        self.by_title[fork.title] = fork
+        return fork
 
     def _turn(self) -> list[tuple[str, float]]:
         chance = self._chance
@@ -160,9 +192,9 @@ class Workload:
 
     def answer(self, request: ModelRequest) -> ModelAnswer:
         """The next answer of the agent whose conversation this is."""
-        first = request.messages[0]
-        assert isinstance(first, UserText)
-        assignment = self.by_title[first.text.partition("\n")[0].removeprefix("# Task: ")]
+        headings = [item.text.partition("\n")[0] for item in request.messages if isinstance(item, UserText)]
+        titles = [text.removeprefix("# Task: ") for text in headings if text.startswith("# Task: ")]
+        assignment = self.by_title[titles[-1]]
         assignment.seen[request.stage, request.attempt, request.turn] = list(request.messages)
         number = request.turn
         turns = assignment.turns if request.stage == "development" else assignment.turns[:1]
@@ -252,10 +284,12 @@ class People:
         self.tasks: set[asyncio.Task[None]] = set()
         self.approved: set[tuple[str, str]] = set()
         self.cancelled: set[str] = set()
+        self.abandoned: set[str] = set()
+        self.retried: set[str] = set()
         self.outcomes: list[tuple[str, Outcome]] = []
 
     async def begin(self) -> None:
-        await self._network.memory.log.follow(self._see, after=0, entities=("task",))
+        await self._network.memory.log.follow(self._see, after=0, entities=("task", "run"))
         await self._insist("project", PROJECT, AddProject(settings=self._workload.project))
         for assignment in self._workload.assignments:
             self._start(self._submit(assignment))
@@ -281,12 +315,49 @@ class People:
 
     def _see(self, record: Recorded) -> None:
         id = record.envelope.entity_id
+        assignment = next((item for item in self._workload.assignments if item.id == id), None)
         for event in record.envelope.events:
-            if isinstance(event, QuestionAsked):
+            if isinstance(event, ModelResponded):
+                self._perhaps_fork(id, record.sequence)
+            elif isinstance(event, DivergenceReported):
+                self._start(self._later("task", id, self._choice(id, event)))
+            elif isinstance(event, TaskFailed | TaskBlocked | TaskCancelled):
+                if assignment is not None and assignment.retried_after is not None and id not in self.retried:
+                    self.retried.add(id)
+                    self._start(self._retry(id, assignment.retried_after))
+            elif isinstance(event, QuestionAsked):
                 answer = AnswerQuestion(answer=f"As you like, {event.call_id}.", call_id=event.call_id)
                 self._start(self._later("task", id, answer))
             elif isinstance(event, ApprovalRequested):
                 self._start(self._later("task", id, self._judgement(id, event.stage)))
+
+    async def _retry(self, id: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._insist("task", id, RetryTask())
+
+    def _choice(self, id: str, event: DivergenceReported) -> ResolveDivergence:
+        choice = self._chance.choice(("restore", "restore", "accept", "accept", "accept", "abandon"))
+        if choice == "abandon":
+            self.abandoned.add(id)
+        return ResolveDivergence(run_id=event.run_id, choice=choice)
+
+    def _perhaps_fork(self, run_id: str, sequence: int) -> None:
+        """Fork a run at this step, if its task is to be forked. Where another agent reviews, nothing that it is shown
+        tells it which of two tasks with one title it reviews."""
+        task_id = run_id.rpartition("-")[0].rpartition("-")[0]
+        source = next((item for item in self._workload.assignments if item.id == task_id), None)
+        if source is None or source.forked_after is None or self._workload.review or self._chance.random() < 0.3:
+            return
+        seconds, source.forked_after = source.forked_after, None
+        agent = self._chance.choice(("model", "model", "program"))
+        self._start(self._fork(self._workload.fork(source, agent), source.id, run_id, sequence, seconds))
+
+    async def _fork(self, fork: Assignment, task_id: str, run_id: str, sequence: int, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        command = ForkRun(run_id=run_id, sequence=sequence, prompt=f"# Task: {fork.title}\n", agent=fork.agent)
+        outcome = await self._insist("task", task_id, command)
+        assert outcome.accepted, outcome
+        fork.id = outcome.entity_id
 
     def _judgement(self, id: str, stage: str) -> Command:
         assignment = next((item for item in self._workload.assignments if item.id == id), None)

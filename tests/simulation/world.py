@@ -34,6 +34,7 @@ REPOSITORY = "/repositories/shop"
 BASE_BRANCH = "main"
 MARKS = "marks"
 VERDICT = "verdict"
+BY_HAND = "by-hand"
 
 
 class Errand(msgspec.Struct, frozen=True):
@@ -55,12 +56,13 @@ def tree_of(files: Files) -> str:
 
 @dataclass
 class Workspace:
-    """A working tree. ``last`` is its last checkpoint; ``gone`` that it was removed under whoever still holds it."""
+    """A working tree. ``last`` is its last checkpoint; ``changed_by_hand`` says that nobody has looked since."""
 
     base_commit: str
     first: str
     last: str
     files: Files
+    changed_by_hand: bool = False
 
 
 @dataclass
@@ -206,6 +208,7 @@ class HostWorkspaces:
     async def checkpoint(self, environment_id: str, message: str) -> Checkpoint:
         async def effect() -> Checkpoint:
             workspace = self._workspace(environment_id)
+            workspace.changed_by_hand = False
             if tree_of(workspace.files) != tree_of(self._world.commits[workspace.last]):
                 workspace.last = self._commit(workspace.files, workspace.last)
             return Checkpoint(workspace.last, tree_of(workspace.files))
