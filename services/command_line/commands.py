@@ -6,6 +6,7 @@ from services.command_line import (
     bundles,
     crash_test,
     demo,
+    deploying,
     doctor,
     forking,
     history,
@@ -57,6 +58,7 @@ app.command()(operations.environments)
 app.command()(operations.notifications)
 app.add_typer(operations.dead_letters, name="dead-letters")
 app.add_typer(operations.agents, name="agents")
+app.add_typer(deploying.commands, name="deploy")
 app.add_typer(keys.commands, name="key")
 app.add_typer(read_models.commands, name="projector")
 app.command()(version)
