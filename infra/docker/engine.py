@@ -23,6 +23,8 @@ from events.errors import Permanent, Transient
 
 Json = dict[str, Any]
 
+ARCHIVE = "application/x-tar"
+
 ANSWER_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10
 # Docker's own default, and where a rootless engine of this user listens.
@@ -80,10 +82,11 @@ class Engine:
         path: str,
         *,
         params: Mapping[str, Any] | None = None,
-        body: Json | None = None,
+        body: Json | bytes | None = None,
         seconds: float | None = ANSWER_SECONDS,
     ) -> Any:
-        """What the engine answers: a document, or text, or None. ``params`` that are no text are sent as JSON."""
+        """What the engine answers: a document, or text, or None. ``params`` that are no text are sent as JSON; a
+        ``body`` of bytes is a tar archive."""
         async with self._asked(method, path, params, body, seconds) as response:
             if response.status == 204:
                 return None
@@ -92,7 +95,7 @@ class Engine:
             return await response.text()
 
     async def stream(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Json | None = None
+        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Json | bytes | None = None
     ) -> AsyncIterator[bytes]:
         """The raw answer in pieces, as it comes, without an end of its own."""
         async with self._asked(method, path, params, body, None) as response:
@@ -101,7 +104,7 @@ class Engine:
 
     @contextlib.asynccontextmanager
     async def _asked(
-        self, method: str, path: str, params: Mapping[str, Any] | None, body: Json | None, seconds: float | None
+        self, method: str, path: str, params: Mapping[str, Any] | None, body: Json | bytes | None, seconds: float | None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             if self._client is None:
@@ -110,7 +113,8 @@ class Engine:
                 path,
                 method,
                 params={key: _parameter(value) for key, value in (params or {}).items() if value is not None},
-                data=None if body is None else json.dumps(body),
+                data=json.dumps(body) if isinstance(body, dict) else body,
+                headers={"Content-Type": ARCHIVE} if isinstance(body, bytes) else None,
                 timeout=aiohttp.ClientTimeout(total=seconds),
             ) as response:
                 yield response
@@ -238,6 +242,34 @@ class Engine:
         except NotThere:
             return False
         return True
+
+    async def build(
+        self,
+        context: bytes,
+        *,
+        tag: str,
+        dockerfile: str = "Dockerfile",
+        arguments: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> str:
+        """Build an image from a tar archive; answers the engine's report, a JSON document a line. One with an ``error``
+        says that, and why, the build failed."""
+        params = {
+            "t": tag,
+            "dockerfile": dockerfile,
+            "buildargs": dict(arguments or {}),
+            "labels": dict(labels or {}),
+            "rm": True,
+            "forcerm": True,
+        }
+        try:
+            async with asyncio.timeout(seconds):
+                pieces = [piece async for piece in self.stream("POST", "build", params=params, body=context)]
+        except TimeoutError as error:
+            message = f"the Docker engine at {self.url} did not build {tag} within {seconds:g} s"
+            raise Transient(message) from error
+        return b"".join(pieces).decode(errors="replace")
 
     async def events(self, filters: Mapping[str, Sequence[str]], *, since: float = 0.0) -> AsyncIterator[Json]:
         """What happens in the engine, each as its ``EventMessage``, until the connection breaks. With ``since``, in

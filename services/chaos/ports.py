@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
 
 from events.faults import AnyFault
+from services.chaos.document import Command, Compose, ContainerState, Http, ServiceHealthy, Tcp
+from services.chaos.tolerances import Answer
 
 
 class Container(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,14 @@ class Affected(msgspec.Struct, frozen=True, kw_only=True):
     peers: tuple[Container, ...] = ()
 
 
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """One container that a fault has to be held on, against those addresses; none means everybody."""
+
+    container: Container
+    peers: tuple[str, ...] = ()
+    is_peer: bool = False
+
+
 class Injected(msgspec.Struct, frozen=True, kw_only=True):
     """A fault that holds now. ``until`` is in seconds since 1970, ``seconds`` how long injecting took."""
 
@@ -63,12 +74,13 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True):
 class FaultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine itself keeps of one fault on one container: enough to undo it when everything else is lost.
 
-    ``id`` is the container that is the record; ``hit`` is the id of the one that is hit, ``peers`` are the addresses
+    ``id`` and ``name`` are of the container that is the record; ``hit`` is the id of the one that is hit, ``peers`` are the addresses
     on the other side. ``holds`` is false where the record is left, but nothing keeps the fault up any more: its holder
     ended, or was killed.
     """
 
     id: str
+    name: str = ""
     fault_id: str
     target: str
     fault: AnyFault
@@ -113,4 +125,35 @@ class Faults(Protocol):
 
     async def active(self) -> tuple[FaultRecord, ...]:
         """All records in the engine, of this host's chaos service or of one before it."""
+        ...
+
+    async def renew(self, fault_id: str, affected: Affected) -> None:
+        """Hold a fault that is there on containers that were started anew meanwhile, or have other addresses."""
+        ...
+
+    def changes(self) -> AsyncIterator[None]:
+        """One item whenever a container starts or ends in the engine, until the connection breaks (``Transient``)."""
+        ...
+
+
+class World(Protocol):
+    """What experiments ask and do beside faults, in the containers of a target and over their published ports.
+
+    Raises ``Permanent`` with a clear message where it cannot be asked or done, ``Transient`` where no engine answers.
+    """
+
+    async def ask(self, target: str, provider: Http | Tcp | ServiceHealthy | ContainerState) -> Answer:
+        """Ask once. That something does not answer is an answer too."""
+        ...
+
+    async def perform(self, target: str, action: Compose) -> str:
+        """Start or restart a service's containers; answers what was done."""
+        ...
+
+
+class Commands(Protocol):
+    """Command lines in an environment's workspace, as calls of its environment-manager."""
+
+    async def run(self, environment_id: str, experiment_id: str, call_id: str, command: Command) -> Answer:
+        """Run it once for each ``call_id``, and answer what it printed. Raises ``Permanent``."""
         ...

@@ -19,9 +19,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """``until`` is in seconds since 1970. ``peers`` are addresses; none means everybody."""
+    """``name`` is the record's; ``until`` is in seconds since 1970; ``peers`` are addresses, none means everybody."""
 
-    fault_id: str
+    name: str
     kind: str
     until: float
     peers: tuple[str, ...]
@@ -29,8 +29,8 @@ class Order:
 
     @property
     def mark(self) -> str:
-        """A name for what this fault leaves in the kernel: the same at every try, and different from other faults'."""
-        return "cairn_" + hashlib.sha256(self.fault_id.encode()).hexdigest()[:16]
+        """A name for what this holder leaves in the kernel: the same at every try, and different from others'."""
+        return "cairn_" + hashlib.sha256(self.name.encode()).hexdigest()[:16]
 
     def peers_of(self, version: int) -> list[str]:
         """The addresses of IPv4 or IPv6."""
@@ -42,7 +42,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Order:
     try:
         raw = json.loads(environ[VARIABLE])
         return Order(
-            fault_id=str(raw["fault_id"]),
+            name=str(raw["name"]),
             kind=str(raw["kind"]),
             until=float(raw["until"]),
             peers=tuple(str(ipaddress.ip_address(peer)) for peer in raw["peers"]),
@@ -53,7 +53,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Order:
         raise Refused(message) from error
 
 
-def written(fault_id: str, kind: str, until: float, peers: tuple[str, ...], parameters: Mapping[str, Any]) -> str:
+def written(name: str, kind: str, until: float, peers: tuple[str, ...], parameters: Mapping[str, Any]) -> str:
     """The value of the variable."""
-    raw = {"fault_id": fault_id, "kind": kind, "until": until, "peers": peers, "parameters": dict(parameters)}
+    raw = {"name": name, "kind": kind, "until": until, "peers": peers, "parameters": dict(parameters)}
     return f"{VARIABLE}={json.dumps(raw, separators=(',', ':'))}"

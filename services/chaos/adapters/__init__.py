@@ -1,0 +1,1 @@
+"""How the chaos service reaches the outside."""
