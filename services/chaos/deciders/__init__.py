@@ -1,0 +1,1 @@
+"""What may follow for experiments and for chaos as a whole."""
