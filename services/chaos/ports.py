@@ -74,9 +74,9 @@ class Undone(msgspec.Struct, frozen=True, kw_only=True):
 class FaultRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine itself keeps of one fault on one container: enough to undo it when everything else is lost.
 
-    ``id`` and ``name`` are of the container that is the record; ``hit`` is the id of the one that is hit, ``peers`` are the addresses
-    on the other side. ``holds`` is false where the record is left, but nothing keeps the fault up any more: its holder
-    ended, or was killed.
+    ``id`` and ``name`` are of the container that is the record; ``hit`` is the id of the one that is hit, ``peers`` are
+    the addresses on the other side. ``holds`` is false where the record is left, but nothing keeps the fault up any
+    more: its holder ended, or was killed.
     """
 
     id: str
@@ -124,7 +124,7 @@ class Faults(Protocol):
         ...
 
     async def active(self) -> tuple[FaultRecord, ...]:
-        """All records in the engine, of this host's chaos service or of one before it."""
+        """All records in the engine of this stack on this host, whichever of its processes made them."""
         ...
 
     async def renew(self, fault_id: str, affected: Affected) -> None:

@@ -43,7 +43,8 @@ COMPOSE_NUMBER = "com.docker.compose.container-number"
 
 
 class DockerFaults:
-    """``projects`` are the Compose projects, not made by Cairn, that may be hit."""
+    """``owner`` tells the stacks apart that use this engine: each sees and undoes its own faults only, and none injects
+    beside another's. ``projects`` are the Compose projects, not made by Cairn, that may be hit."""
 
     def __init__(
         self,
@@ -51,12 +52,13 @@ class DockerFaults:
         *,
         tenant: str,
         host: str,
+        owner: str,
         image: str,
         base_image: str,
         projects: Sequence[str] = (),
     ) -> None:
         self._engine = engine
-        self._ground = Ground(engine, image, tenant, host)
+        self._ground = Ground(engine, image, tenant, host, owner)
         self._base_image = base_image
         self._projects = frozenset(projects)
         self._injecting = asyncio.Lock()
@@ -119,7 +121,7 @@ class DockerFaults:
         async with self._injecting:
             await self._check_can(fault, affected)
             sides = targets.sides(fault, affected)
-            present = await self.active()
+            present = await self._records({})
             if why := targets.clash(fault_id, fault, sides, present):
                 raise refused(why, slug="resource-taken")
             if fault_id not in {record.fault_id for record in present}:
@@ -149,7 +151,8 @@ class DockerFaults:
 
     async def undo(self, fault_id: str) -> Undone:
         began = time.monotonic()
-        found = await self._engine.containers({labels.ROLE: labels.FAULT, records.FAULT: fault_id})
+        marks = {labels.ROLE: labels.FAULT, records.OWNER: self._ground.owner, records.FAULT: fault_id}
+        found = await self._engine.containers(marks)
         await asyncio.gather(*(self._engine.remove(each["Id"]) for each in found if records.PART in each["Labels"]))
         of_fault = [each["Id"] for each in found if records.PART not in each["Labels"]]
         left = await asyncio.gather(*(self._undo_record(id) for id in of_fault))
@@ -157,7 +160,10 @@ class DockerFaults:
         return Undone(fault_id=fault_id, stuck=stuck, seconds=time.monotonic() - began)
 
     async def active(self) -> tuple[FaultRecord, ...]:
-        found = await self._engine.containers([f"{labels.ROLE}={labels.FAULT}", records.FAULT])
+        return await self._records({records.OWNER: self._ground.owner})
+
+    async def _records(self, marks: Json) -> tuple[FaultRecord, ...]:
+        found = await self._engine.containers({labels.ROLE: labels.FAULT, **marks})
         read = (records.read(each, each["Labels"], runs=each["State"] == "running") for each in found)
         return tuple(record for record in read if record is not None)
 

@@ -21,12 +21,13 @@ HOLDER_PROCESSES = 96
 
 
 class Ground(msgspec.Struct, frozen=True):
-    """``image`` is the holders'; ``tenant`` and ``host`` stand in every label."""
+    """``image`` is the holders'; the rest stands in every label."""
 
     engine: Engine
     image: str
     tenant: str
     host: str
+    owner: str
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +44,7 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
 
     def labels(self, ground: Ground, before: Json | None = None) -> dict[str, str]:
         return records.written(
+            owner=ground.owner,
             tenant=ground.tenant,
             host=ground.host,
             experiment_id=self.experiment_id,
@@ -96,7 +98,13 @@ async def run_once(
 ) -> tuple[int, str]:
     """Run the holder's program for one thing; answers its exit code and the last line that it printed."""
     engine = ground.engine
-    marks = {labels.ROLE: labels.FAULT, labels.HOST: ground.host, records.FAULT: fault_id, records.PART: words[0]}
+    marks = {
+        labels.ROLE: labels.FAULT,
+        labels.HOST: ground.host,
+        records.OWNER: ground.owner,
+        records.FAULT: fault_id,
+        records.PART: words[0],
+    }
     await engine.remove(name)  # One that did not get to its end.
     configuration: Json = {
         "Image": ground.image, "Cmd": list(words), "Env": list(variables), "Labels": marks, "HostConfig": place,

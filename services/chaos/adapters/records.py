@@ -28,6 +28,8 @@ PEERS = "cairn.fault.peers"
 IS_PEER = "cairn.fault.is_peer"
 # What undoing restores, as JSON.
 BEFORE = "cairn.fault.before"
+# Whose it is: several stacks may use one engine, and their faults may have the same ids.
+OWNER = "cairn.fault.owner"
 # A container that only does something and ends; it is no record.
 PART = "cairn.fault.part"
 
@@ -37,6 +39,7 @@ KEPT_SECONDS = 86_400
 
 def written(
     *,
+    owner: str,
     tenant: str,
     host: str,
     experiment_id: str,
@@ -56,6 +59,7 @@ def written(
         labels.EXPERIMENT: experiment_id,
         labels.EXPIRES: str(math.ceil(until) + KEPT_SECONDS),
         **environment,
+        OWNER: owner,
         FAULT: fault_id,
         SPECIFICATION: msgspec.json.encode(fault).decode(),
         TARGET: target,
