@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
-import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -32,11 +28,8 @@ from infra.health import Health
 from infra.jetstream.connection import JetStream
 from infra.leases import LeaseFiles
 from infra.ports import Clock, Leases
+from infra.process import EXIT_FAILED, EXIT_SETTINGS, EXIT_STOPPED, run_file, stop_signal
 from infra.settings import Settings, SettingsInvalid
-
-EXIT_STOPPED = 0
-EXIT_FAILED = 1
-EXIT_SETTINGS = 2
 
 TELL_AFTER_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.1
@@ -98,53 +91,17 @@ def run(name: str, start: Start) -> int:
 
 
 async def _serve(name: str, settings: Settings, start: Start, began: float) -> int:
-    asked_to_stop = _on_signals()
+    asked_to_stop = stop_signal()
     health = Health(name)
     try:
         await health.serve(settings.telemetry)
-        with _run_file(settings.home_path / "run" / f"{name}.json", health.url):
+        with run_file(settings.home_path / "run" / f"{name}.json", health.url):
             return await _start_and_stop(name, settings, start, health, asked_to_stop, began)
     except Permanent as error:
         log.error("not started", error=str(error))
         return EXIT_FAILED
     finally:
         await health.close()
-
-
-def _on_signals() -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second one ends the process."""
-    asked = asyncio.Event()
-
-    def receive(number: signal.Signals) -> None:
-        if asked.is_set():
-            log.warning("ended at once by a second signal", signal=number.name)
-            os._exit(128 + number)
-        log.info("stopping", signal=number.name)
-        asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, receive, number)
-    return asked
-
-
-@contextlib.contextmanager
-def _run_file(path: Path, url: str) -> Iterator[None]:
-    content = json.dumps({"pid": os.getpid(), "health": url})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(content, encoding="utf-8")
-        fresh.replace(path)
-    except OSError as error:
-        message = f"{path} cannot be written ({error.strerror}): set home to a folder that can be, with space left."
-        raise Permanent(message, slug="home") from error
-    try:
-        yield
-    finally:
-        # Another process of the same name may have taken the file over.
-        with contextlib.suppress(OSError):
-            if path.read_text(encoding="utf-8") == content:
-                path.unlink()
 
 
 async def _start_and_stop(

@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import aiodocker
@@ -20,6 +18,7 @@ import aiohttp
 import msgspec
 
 from events.errors import Permanent, Transient
+from infra.docker.address import address
 
 Json = dict[str, Any]
 
@@ -27,8 +26,6 @@ ARCHIVE = "application/x-tar"
 
 ANSWER_SECONDS = 30.0
 STOP_GRACE_SECONDS = 10
-# Docker's own default, and where a rootless engine of this user listens.
-SOCKETS = ("/var/run/docker.sock", f"{os.environ.get('XDG_RUNTIME_DIR') or f'/run/user/{os.getuid()}'}/docker.sock")
 
 
 class NotThere(Permanent):
@@ -48,12 +45,6 @@ class Ran(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         return self.output.decode(errors="replace")
-
-
-def address() -> str:
-    """Where an engine should answer: ``$DOCKER_HOST``, else the first socket that is there, else the usual one."""
-    host = os.environ.get("DOCKER_HOST", "")
-    return host or "unix://" + next((path for path in SOCKETS if Path(path).exists()), SOCKETS[0])
 
 
 class Engine:

@@ -17,6 +17,7 @@ from events.errors import Permanent, Transient
 from events.faults import KINDS, AnyFault, DropNetwork
 from infra.docker import labels
 from infra.docker.engine import Conflicts, Engine, Json, NotThere
+from infra.settings import Settings
 from services.chaos import targets
 from services.chaos.adapters import image, records
 from services.chaos.adapters.cpu_limit import CpuLimit
@@ -64,6 +65,19 @@ class DockerFaults:
         self._injecting = asyncio.Lock()
         self._cannot: dict[str, str] = {}
         self._looked = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings, engine: Engine) -> DockerFaults:
+        """As the settings say: the chaos service and its reaper see the same faults."""
+        return cls(
+            engine,
+            tenant=settings.tenant,
+            host=settings.host,
+            owner=f"{settings.tenant} {settings.host} {settings.home_path}",
+            image=settings.chaos.image,
+            base_image=settings.chaos.base_image,
+            projects=settings.chaos.projects,
+        )
 
     # ---- what can be
 

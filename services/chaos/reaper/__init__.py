@@ -1,0 +1,1 @@
+"""The reaper: ends faults on time while the chaos service is down."""
