@@ -68,9 +68,11 @@ class ContainerState(Provider, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Command(Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="command"):
-    """A command line, executed in the environment's workspace as a call of its own."""
+    """A command line, executed in the environment's workspace as a call of its own; with ``service``, by ``sh`` in the
+    first running container of that service."""
 
     command: str
+    service: str = ""
     timeout: float = 30.0
 
 

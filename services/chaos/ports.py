@@ -142,7 +142,7 @@ class World(Protocol):
     Raises ``Permanent`` with a clear message where it cannot be asked or done, ``Transient`` where no engine answers.
     """
 
-    async def ask(self, target: str, provider: Http | Tcp | ServiceHealthy | ContainerState) -> Answer:
+    async def ask(self, target: str, provider: Http | Tcp | ServiceHealthy | ContainerState | Command) -> Answer:
         """Ask once. That something does not answer is an answer too."""
         ...
 

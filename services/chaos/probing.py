@@ -57,7 +57,7 @@ class Prober:
         )
 
     async def _answer(self, probe: Probe) -> Answer:
-        if isinstance(probe.provider, Command):
+        if isinstance(probe.provider, Command) and not probe.provider.service:
             self._asked += 1
             call_id = f"{self._experiment_id}-{self._key}-{self._asked}"
             return await self._commands.run(self._target, self._experiment_id, call_id, probe.provider)
