@@ -177,6 +177,7 @@ class FaultStuck(Event, frozen=True, kw_only=True):
     """Undoing left something: ``left`` says what, container by container. It is tried again."""
 
     fault_id: str
+    at: datetime
     left: tuple[str, ...]
 
 

@@ -98,6 +98,21 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bundle_checkpoints: Literal["auto", "always", "never"] = "auto"
 
 
+class Chaos(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``projects`` are Compose projects that Cairn did not make and that experiments may have as target nevertheless
+    (``compose:NAME``). ``protected`` are services or containers that no fault may hit, whatever the target.
+
+    ``image`` holds faults in place; where it is missing, it is built from ``base_image``.
+    """
+
+    projects: tuple[str, ...] = ()
+    protected: tuple[str, ...] = ()
+    faults_at_once: int = 4
+    longest_fault_seconds: float = 600.0
+    image: str = "cairn-faults"
+    base_image: str = "cairn-debian"
+
+
 class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``secret`` is a reference; ``events`` are event types, all that notify where it is empty.
 
@@ -133,6 +148,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gateway: Gateway = Gateway()
     scheduling: Scheduling = Scheduling()
     worker: Worker = Worker()
+    chaos: Chaos = Chaos()
     telemetry: Telemetry = Telemetry()
     webhooks: dict[str, Webhook] = {}
     agents: dict[str, Agent] = {}
@@ -234,6 +250,9 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
             raw[head] = value
 
 
+_SECTIONS = (Settings, Nats, Postgres, Gateway, Scheduling, Worker, Chaos, Webhook, Telemetry)
+
+
 def _hint(message: str) -> str:
     """msgspec's message with the nearest known name beside a misspelt one."""
     if "unknown field" not in message:
@@ -241,7 +260,7 @@ def _hint(message: str) -> str:
     wrong = message.split("`")[1]
     known = {
         name
-        for struct in (Settings, Nats, Postgres, Gateway, Scheduling, Worker, Webhook, Telemetry, *_agent_structs())
+        for struct in (*_SECTIONS, *_agent_structs())
         for name in struct.__struct_fields__
     }
     near = difflib.get_close_matches(wrong, known, n=1)

@@ -1,8 +1,8 @@
-"""Keeps the engine and the log in agreement: at start, every two seconds, and whenever a container starts or ends.
+"""Keeps experiments, faults and the log in agreement.
 
-At start every experiment of this host that has no verdict is gone on with. A fault that the log does not explain, or
-whose time is over, is undone, whether the log can be reached or not; one that is to hold and does not, because its
-container was started anew, is renewed. What to do is pure (``reconcile``).
+At start every experiment of this host that has no verdict is gone on with. From then on the engine's faults are
+watched (``watch``) with what the log says of them: one that it does not explain, or whose time is over, is undone. When
+chaos is halted, everything under way is called off.
 
 The ids of what is under way are kept on the disk, with the place in the log up to which they are known, so that a start
 reads only what came since.
@@ -18,23 +18,23 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from events.chaos import CHAOS, HALT, Chaos, ChaosCapabilitiesFound, ChaosHalted, host_entity
+from events.chaos import CHAOS, HALT, Chaos, ChaosCapabilitiesFound, ChaosHalted, ChaosResumed, host_entity
 from events.envelope import Recorded
 from events.errors import CairnError
 from events.experiment import EXPERIMENT, ExperimentRequested, Verdict
 from infra.entities import Cause, EntityStore
 from infra.ports import EventLog, Following
 from infra.snapshots import SnapshotFile
-from services.chaos import reconcile
+from services.chaos import policy
 from services.chaos.deciders import chaos as chaos_decider
 from services.chaos.deciders import experiment as decider
-from services.chaos.ports import FaultRecord
-from services.chaos.runner import ACTOR, Plumbing, Runner
+from services.chaos.ports import Undone
+from services.chaos.runner import ACTOR, Plumbing, Runner, document_of
+from services.chaos.watch import Watch
 
 logger = structlog.get_logger()
 
-INTERVAL_SECONDS = 2.0
-WITHOUT_ENGINE_SECONDS = 15.0
+CAPABILITIES_SECONDS = 10.0
 
 
 class UnderWay(msgspec.Struct):
@@ -61,10 +61,10 @@ class Keeper:
         self._snapshot = SnapshotFile(snapshot, UnderWay) if snapshot is not None else None
         self._under_way: dict[str, None] = {}
         self._sequence = 0
-        self._look = asyncio.Event()
-        self._capabilities: dict[str, str] | None = None
+        self._told: ChaosCapabilitiesFound | None = None
+        self._halted: ChaosHalted | None = None
         self._halting: set[asyncio.Task[None]] = set()
-        self.engine = ""
+        self._watch = Watch(plumbing.faults, plumbing.clock, known=self._known, undone=self._undone)
 
     async def start(self) -> Following:
         """Go on with everything that is under way, then hear of what comes."""
@@ -72,28 +72,14 @@ class Keeper:
         await self._fold(last)
         for id in list(self._under_way):
             await self._resume(id)
-        halted = (await self._chaos.load(HALT))[0].halted
-        if halted is not None:
-            await self._call_all_off(halted)
+        self._halted = (await self._chaos.load(HALT))[0].halted
+        if self._halted is not None:
+            await self._call_off(list(self._under_way), self._halted)
         return await self._log.follow(self._deliver, after=last, entities=(EXPERIMENT.name, CHAOS.name))
 
     async def run(self) -> None:
-        """For ever. Where no engine answers, that is tried seldom and said once."""
-        while True:
-            seconds = await self._keep()
-            self._look.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._look.wait()
-
-    async def watch(self) -> None:
-        """Look again whenever a container starts or ends. For ever."""
-        while True:
-            try:
-                async for _ in self._plumbing.faults.changes():
-                    self._look.set()
-            except CairnError:
-                await self._plumbing.clock.sleep(WITHOUT_ENGINE_SECONDS)
+        """For ever."""
+        await asyncio.gather(self._watch.run(), self._tell_capabilities())
 
     async def _fold(self, last: int) -> None:
         created_at = await self._log.created_at()
@@ -130,26 +116,36 @@ class Keeper:
             self._note(record)
         for event in record.envelope.events:
             if isinstance(event, ChaosHalted):
-                task = asyncio.create_task(self._call_all_off(event))
-                self._halting.add(task)
-                task.add_done_callback(self._halting.discard)
+                self._halted = event
+                self._begin_calling_off(list(self._under_way))
+            elif isinstance(event, ChaosResumed):
+                self._halted = None
+            elif isinstance(event, ExperimentRequested) and self._halted is not None:
+                # It was allowed just before the halt.
+                self._begin_calling_off(
+                    [record.envelope.entity_id] if record.envelope.entity_id in self._under_way else []
+                )
+
+    def _begin_calling_off(self, ids: list[str]) -> None:
+        assert self._halted is not None
+        task = asyncio.create_task(self._call_off(ids, self._halted))
+        self._halting.add(task)
+        task.add_done_callback(self._halting.discard)
 
     async def _resume(self, id: str) -> None:
         state, _ = await self._plumbing.experiments.load(id)
         if state.active and not self._runner.works_on(id):
-            self._runner.begin(state)
-            document = self._runner.document(id)
+            document = document_of(state)
             cause = Cause(id=f"{id}-resumed-{uuid.uuid4().hex[:12]}", actor=ACTOR)
             decision = await self._plumbing.experiments.decide(
                 id, cause, lambda state: decider.resume(state, document, self._plumbing.host)
             )
-            self._runner.wake(id, decision.state)
+            self._runner.begin(decision.state)
             logger.warning("experiment resumed", experiment=id, status=decision.state.status)
 
-    async def _call_all_off(self, halted: ChaosHalted) -> None:
-        """Also those whose request is heard of only after the halt: their handler looks at the halt itself."""
+    async def _call_off(self, ids: list[str], halted: ChaosHalted) -> None:
         detail = halted.reason or "chaos is halted"
-        for id in list(self._under_way):
+        for id in ids:
             cause = Cause(id=f"{id}-halted-{uuid.uuid4().hex[:12]}", actor=ACTOR)
             while True:
                 try:
@@ -166,69 +162,37 @@ class Keeper:
 
     # ---- the engine
 
-    async def _keep(self) -> float:
-        """Compare once; answers in how many seconds to look again."""
-        faults = self._plumbing.faults
+    def _known(self) -> set[str]:
+        return self._runner.intended()
+
+    async def _undone(self, undone: Undone, reason: str) -> None:
+        """The watch undid a fault, or could not. Where its experiment goes on, that finds out by itself too."""
+        experiment_id = policy.experiment_of(undone.fault_id)
         try:
-            await self._tell_capabilities()
-            records = await faults.active()
-            containers = {target: await faults.containers(target) for target in reconcile.needs_containers(records)}
-            known = self._runner.intended() | await self._explained(records)
-            now = self._plumbing.clock.now().timestamp()
-            experiments = {record.fault_id: record.experiment_id for record in records}
-            for action in reconcile.reconcile(records, containers, now, known=known):
-                await self._carry_out(action, experiments)
+            state, _ = await self._plumbing.experiments.load(experiment_id)
+            if undone.fault_id in state.open_faults:
+                await self._runner.record_undone(experiment_id, undone, "ended")
         except CairnError as error:
-            if str(error) != self.engine:
-                logger.warning("faults not kept", error=str(error))
-            self.engine = str(error)
-            return WITHOUT_ENGINE_SECONDS if not self._runner.busy else INTERVAL_SECONDS
-        self.engine = ""
-        return INTERVAL_SECONDS
-
-    async def _explained(self, records: tuple[FaultRecord, ...]) -> set[str]:
-        """Faults that an experiment of the log explains which is not under way here: another host's, or one whose end
-        is not known because the log is away. Only time decides about those."""
-        explained: set[str] = set()
-        for record in records:
-            if not record.experiment_id or self._runner.works_on(record.experiment_id):
-                continue
-            try:
-                state, _ = await self._plumbing.experiments.load(record.experiment_id)
-            except CairnError:
-                explained.add(record.fault_id)
-                continue
-            if state.active and record.fault_id in state.open_faults:
-                explained.add(record.fault_id)
-        return explained
-
-    async def _carry_out(self, action: reconcile.Action, experiments: dict[str, str]) -> None:
-        match action:
-            case reconcile.Undo(fault_id=fault_id, reason=reason):
-                await self._undo(fault_id, experiments.get(fault_id, ""), reason)
-            case reconcile.Renew(fault_id=fault_id, affected=affected):
-                await self._plumbing.faults.renew(fault_id, affected)
-                logger.info("fault renewed", fault=fault_id)
-            case reconcile.Missing():
-                pass  # Its experiment undoes it at its end, which finds nothing left.
-
-    async def _undo(self, fault_id: str, experiment_id: str, reason: str) -> None:
-        known = self._plumbing.experiments.peek(experiment_id) if experiment_id else None
-        explained = known is not None and fault_id in known[0].faults
-        if explained:
-            await self._runner.undo(experiment_id, fault_id, "ended")
-        else:
-            undone = await self._plumbing.faults.undo(fault_id)
-            logger.warning("fault undone", fault=fault_id, reason=reason, left=undone.stuck)
+            logger.warning("undoing not recorded", fault=undone.fault_id, reason=reason, error=str(error))
 
     async def _tell_capabilities(self) -> None:
-        """In the log where they have changed: whoever asks what can be done here reads it there."""
-        capabilities = await self._plumbing.faults.capabilities()
-        if capabilities == self._capabilities:
+        """In the log where they have changed: whoever asks what can be done here reads it there. Not at once: finding
+        out takes a container, and many a process does not live that long. For ever."""
+        while True:
+            await self._plumbing.clock.sleep(CAPABILITIES_SECONDS)
+            try:
+                await self._find_capabilities()
+            except CairnError as error:
+                logger.warning("capabilities not told", error=str(error))
+
+    async def _find_capabilities(self) -> None:
+        found = ChaosCapabilitiesFound(
+            host=self._plumbing.host, faults=dict(await self._plumbing.faults.capabilities())
+        )
+        if found == self._told:
             return
-        found = ChaosCapabilitiesFound(host=self._plumbing.host, faults=capabilities)
         id = host_entity(self._plumbing.host)
         cause = Cause(id=f"{id}-{uuid.uuid4().hex[:12]}", actor=ACTOR)
         await self._chaos.load(id)
         await self._chaos.decide(id, cause, lambda state: chaos_decider.find_capabilities(state, found))
-        self._capabilities = capabilities
+        self._told = found

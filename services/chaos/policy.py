@@ -114,6 +114,10 @@ def fault_id(experiment_id: str, step: int) -> str:
     return f"{experiment_id}-f{step}"
 
 
+def experiment_of(fault_id: str) -> str:
+    return fault_id.rpartition("-f")[0]
+
+
 def following(state: Experiment, document: Document, now: datetime) -> Action:
     """What is to be done next. Undoing what is due goes before everything."""
     if not state.active or state.validated is None:
@@ -121,7 +125,7 @@ def following(state: Experiment, document: Document, now: datetime) -> Action:
     undoing = _undo(state, now)
     if undoing is not None:
         return undoing
-    if state.abort is not None:
+    if state.abort is not None or any(fault.stuck is not None for fault in state.open_faults.values()):
         return _finish(state, document)
     for fault in state.faults.values():
         if fault.failure is not None:
@@ -160,7 +164,7 @@ def _undo(state: Experiment, now: datetime) -> Action | None:
             continue
         if fault.stuck is None:
             return Undo(id, "ended" if ended and state.abort is None else "aborted")
-        later.append(fault.intended.ends_at + timedelta(seconds=STUCK_SECONDS))
+        later.append(fault.stuck.at + timedelta(seconds=STUCK_SECONDS))
     if later and now < max(later):
         return Wait(max(later))
     return None

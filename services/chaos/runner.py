@@ -66,6 +66,15 @@ class Plumbing:
     host: str
 
 
+def document_of(state: Experiment) -> Document:
+    """What was asked for; without a method where an older version understood what this one does not."""
+    assert state.requested is not None
+    try:
+        return parse(state.requested.document)
+    except Invalid:
+        return Document(title=state.requested.title)
+
+
 class Job:
     """One experiment under way. ``state`` is the last that is known, also where the log is away."""
 
@@ -74,7 +83,6 @@ class Job:
         self.state = state
         self.document = document
         self.target = state.requested.target
-        self.unreadable = ""
         self.changed = asyncio.Event()
         self.tripped: Probed | None = None
         self.recorded_at = plumbing.clock.now()
@@ -108,11 +116,7 @@ class Runner:
     def begin(self, state: Experiment) -> None:
         """Go on with an experiment; nothing where that is under way, or where it is over."""
         if state.active and state.requested is not None and state.id not in self._tasks:
-            try:
-                job = Job(self._plumbing, state, parse(state.requested.document))
-            except Invalid as error:  # What an older version understood.
-                job = Job(self._plumbing, state, Document(title=state.requested.title))
-                job.unreadable = str(error)
+            job = Job(self._plumbing, state, document_of(state))
             self._jobs[state.id] = job
             task = asyncio.create_task(self._see_through(job))
             self._tasks[state.id] = task
@@ -124,10 +128,6 @@ class Runner:
     @property
     def busy(self) -> bool:
         return bool(self._tasks)
-
-    def document(self, id: str) -> Document:
-        """That of an experiment under way."""
-        return self._jobs[id].document
 
     def wake(self, id: str, state: Experiment) -> None:
         """The experiment has changed from outside."""
@@ -164,8 +164,8 @@ class Runner:
     async def _step(self, job: Job) -> None:
         job.changed.clear()
         try:
-            if job.unreadable and job.state.abort is None:
-                detail = job.unreadable
+            if not job.document.method and job.state.abort is None:
+                detail = "its document cannot be read any more"
                 await self._append(job, "abort", lambda state: decider.call_off(state, "unreadable", detail))
             if job.tripped is not None and job.state.guard is None and job.state.abort is None:
                 await self._undo_all(job)
@@ -391,11 +391,15 @@ class Runner:
             undone = await self._plumbing.faults.undo(fault_id)
         except Permanent as error:
             undone = Undone(fault_id=fault_id, stuck=(str(error),))
-        job = self._jobs.get(id)
+        await self.record_undone(id, undone, reason)
+
+    async def record_undone(self, id: str, undone: Undone, reason: str) -> None:
+        """That a fault is gone, or stuck. Raises ``Transient``."""
+        fault_id = undone.fault_id
         cause = Cause(id=f"{fault_id}-undone-{uuid.uuid4().hex[:8]}", actor=ACTOR)
         now = self._plumbing.clock.now()
         if undone.stuck:
-            stuck = FaultStuck(fault_id=fault_id, left=undone.stuck)
+            stuck = FaultStuck(fault_id=fault_id, at=now, left=undone.stuck)
             decision = await self._plumbing.experiments.decide(
                 id, cause, lambda state: decider.record_stuck(state, stuck)
             )
@@ -404,8 +408,8 @@ class Runner:
             decision = await self._plumbing.experiments.decide(
                 id, cause, lambda state: decider.record_undone(state, ended)
             )
-        if job is not None:
-            job.state = decision.state
+        if id in self._jobs:
+            self._jobs[id].state = decision.state
 
     async def _undo_all(self, job: Job) -> None:
         """Before anything else is said: the system suffers now."""

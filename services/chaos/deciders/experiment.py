@@ -123,7 +123,9 @@ def record_undone(state: Experiment, undone: FaultUndone) -> Events:
 
 def record_stuck(state: Experiment, stuck: FaultStuck) -> Events:
     fault = state.faults.get(stuck.fault_id)
-    return () if fault is None or fault.undone or fault.stuck == stuck else (stuck,)
+    if fault is None or fault.undone or (fault.stuck is not None and fault.stuck.left == stuck.left):
+        return ()
+    return (stuck,)
 
 
 def record_samples(state: Experiment, samples: Iterable[SamplesRecorded]) -> Events:
