@@ -7,12 +7,15 @@ import msgspec
 from events import tools
 from events.agents import Agent, ProgramAgent
 from events.content import Inline
-from events.environment import ExecuteTool
+from events.environment import Environment, ExecuteTool
+from events.requests import CallRequested
 from events.run import Run, ToolCallRequested
 from events.task import CheckRequested
 
 # Tools that the runner answers itself.
 OF_THE_RUNNER = frozenset({"ask_human", "submit"})
+
+REQUEST_LIMIT_SECONDS = 7200.0
 
 
 def call_of_run(run: Run, call: ToolCallRequested) -> ExecuteTool:
@@ -32,6 +35,21 @@ def call_of_run(run: Run, call: ToolCallRequested) -> ExecuteTool:
         declared=tools.declared_by(run.started.agent).get(call.tool),
         session_file=session_file(run.started.agent),
         groups=run.started.groups,
+    )
+
+
+def call_of_request(environment: Environment, asked: CallRequested) -> ExecuteTool:
+    """What a person's call asks of the environment-manager: every group of tools is open to it."""
+    return ExecuteTool(
+        call_id=asked.call_id,
+        run_id=asked.call_id,
+        task_id=environment.prepared.task_id if environment.prepared is not None else "",
+        tool=asked.tool,
+        arguments=asked.arguments,
+        effects=asked.effects,
+        retry=asked.retry,
+        time_limit_seconds=REQUEST_LIMIT_SECONDS,
+        groups=tools.GROUPS,
     )
 
 

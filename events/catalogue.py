@@ -5,7 +5,20 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Union
 
-from events import chaos, checkpoints, delivery, environment, experiment, project, pull_request, run, task, task_state
+from events import (
+    chaos,
+    checkpoints,
+    delivery,
+    environment,
+    experiment,
+    project,
+    pull_request,
+    requests,
+    run,
+    systems,
+    task,
+    task_state,
+)
 from events.kernel import Command, Entity, Event, Message
 
 MODULES: tuple[ModuleType, ...] = (
@@ -13,6 +26,8 @@ MODULES: tuple[ModuleType, ...] = (
     task,
     run,
     environment,
+    requests,
+    systems,
     checkpoints,
     pull_request,
     delivery,

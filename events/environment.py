@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 from immutables import Map
 
+from events import requests, systems
 from events.agents import CommandTool
 from events.content import EMPTY, Content, Stored
 from events.kernel import Command, Entity, Event, evolver, replace
@@ -22,7 +23,8 @@ class PrepareEnvironment(Command, frozen=True, kw_only=True):
     """Make the workspace, or find it as it is. ``bases`` are branches or commits merged onto the base branch;
     with ``restore`` a new workspace shows that checkpoint instead, which the environment ``restore_source`` made.
 
-    ``sources`` are the environments that made those commits. ``secrets`` maps names of environment variables to
+    ``sources`` are the environments that made those commits. One without a task is a person's (``made_by``), who also
+    removes it, of ``project``. ``secrets`` maps names of environment variables to
     references that are resolved on the host.
     """
 
@@ -35,6 +37,8 @@ class PrepareEnvironment(Command, frozen=True, kw_only=True):
     isolation: str = "worktree"
     restore: str = ""
     restore_source: str = ""
+    project: str = ""
+    made_by: str = ""
 
 
 class ExecuteTool(Command, frozen=True, kw_only=True):
@@ -110,6 +114,8 @@ class EnvironmentPrepared(Event, frozen=True, kw_only=True):
     workspace: str
     secrets: dict[str, str] = {}
     bundled: bool = False
+    project: str = ""
+    made_by: str = ""
 
 
 class EnvironmentMoved(Event, frozen=True, kw_only=True):
@@ -313,7 +319,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     base commit to ``bundled``, the last checkpoint that another host could take over; ``unbundled`` are the calls that
     changed the workspace since, each with its checkpoint. ``elsewhere`` are the calls that ran on a host, or in a
     workspace, that is gone; ``lost_calls`` those whose changes went with it. While it has ``diverged``, no call
-    begins."""
+    begins. ``asked`` are the calls that people want and that have no end yet. ``system`` is the composed one, as it was seen last; ``composed`` says that there may be one."""
 
     id: str
     prepared: EnvironmentPrepared | None = None
@@ -335,6 +341,9 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     inspected: str = ""
     diverged: WorkspaceDiverged | None = None
     sessions: tuple[str, ...] = ()
+    asked: dict[str, requests.CallRequested] = {}
+    system: systems.System | None = None
+    composed: bool = False
 
     @property
     def bundled(self) -> str:
@@ -376,6 +385,7 @@ def _moved(state: Environment, event: EnvironmentMoved) -> Environment:
         unbundled=(),
         elsewhere=frozenset(state.running),
         lost_calls=event.lost_calls,
+        system=None,
     )
 
 
@@ -391,7 +401,8 @@ def _bundled(state: Environment, event: CheckpointBundled) -> Environment:
 
 
 def _call_started(state: Environment, event: ToolCallStarted) -> Environment:
-    return replace(state, running={**state.running, event.call_id: event})
+    composed = state.composed or event.tool == "compose_up"
+    return replace(state, running={**state.running, event.call_id: event}, composed=composed)
 
 
 def _call_ended(state: Environment, event: CallEnd) -> Environment:
@@ -404,6 +415,7 @@ def _call_ended(state: Environment, event: CallEnd) -> Environment:
     return replace(
         state,
         running=running,
+        asked={key: value for key, value in state.asked.items() if key != event.call_id},
         unbundled=unbundled,
         ended=state.ended.set(event.call_id, _END_NAMES[type(event)]),
         checkpoint=event.checkpoint or state.checkpoint,
@@ -456,7 +468,14 @@ ENVIRONMENT: Entity[Environment] = Entity(
             EnvironmentLost: lambda state, event: replace(
                 state, lost=True, diverged=None, elsewhere=state.elsewhere | frozenset(state.running)
             ),
-            EnvironmentRemoved: lambda state, event: replace(state, removed=True, running={}, diverged=None),
+            requests.CallRequested: lambda state, event: replace(state, asked={**state.asked, event.call_id: event}),
+            **dict.fromkeys(
+                systems.EVENTS,
+                lambda state, event: replace(state, system=systems.evolve(state.system, event)),
+            ),
+            EnvironmentRemoved: lambda state, event: replace(
+                state, removed=True, running={}, diverged=None, asked={}, system=None, composed=False
+            ),
         }
     ),
 )

@@ -43,6 +43,11 @@ def call_id(run: str, number: int) -> str:
     return f"{run}-c{number}"
 
 
+def requested_call_id(environment: str, command: str) -> str:
+    """Of a call that a person asked for with that command."""
+    return f"{environment}-by-{command[:32]}"
+
+
 def divergence_id(run: str, number: int) -> str:
     return f"{run}-d{number}"
 

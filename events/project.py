@@ -25,6 +25,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     to an agent's name; a task's own agent goes before it. ``secrets`` maps names of environment variables, as the
     project's processes see them, to references such as ``env:NAME`` or ``file:PATH``. ``on_divergence`` says what
     follows where a run finds the world other than the log tells it (``events.divergence.POLICIES``).
+    ``compose_allow`` names what its Compose files may ask for all the same (``events.systems.ALLOWABLE``).
     """
 
     repository: Repository
@@ -37,6 +38,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
     on_divergence: str = "ask"
+    compose_allow: tuple[str, ...] = ()
 
 
 class AddProject(Command, frozen=True, kw_only=True):

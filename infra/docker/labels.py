@@ -7,6 +7,8 @@ import re
 
 TENANT = "cairn.tenant"
 HOST = "cairn.host"
+# The installation: the path of its home. Several may share a host and its engine.
+HOME = "cairn.home"
 PROJECT = "cairn.project"
 TASK = "cairn.task"
 RUN = "cairn.run"

@@ -15,6 +15,7 @@ from infra.secrets import resolve
 from infra.sender import Sender
 from infra.service import Runtime, run
 from services.environment_manager import tools
+from services.environment_manager.adapters.compose import DockerCompose
 from services.environment_manager.adapters.processes import ShimProcesses
 from services.environment_manager.adapters.workspaces import GitWorkspaces
 from services.environment_manager.checkpoints import CheckpointHandlers
@@ -24,8 +25,10 @@ from services.environment_manager.keeper import Keeper
 from services.environment_manager.moving import Moving
 from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import FileTools, Processes, Workspaces
+from services.environment_manager.people import People
+from services.environment_manager.ports import FileTools, Processes, Systems, Workspaces
 from services.environment_manager.pull_requests import PullRequestHandlers
+from services.environment_manager.systems import ComposedSystems
 
 CONCURRENCY = 16
 CALLS_AT_ONCE = 1000
@@ -33,17 +36,29 @@ STOP_SECONDS = 2.0
 
 
 class EnvironmentManager:
+    """Without ``systems`` this host composes none."""
+
     def __init__(
-        self, runtime: Runtime, workspaces: Workspaces, processes: Processes, execute_file_tool: FileTools
+        self,
+        runtime: Runtime,
+        workspaces: Workspaces,
+        processes: Processes,
+        execute_file_tool: FileTools,
+        systems: Systems | None = None,
     ) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
+        composed = (
+            ComposedSystems(systems, jetstream.log, tenant=settings.tenant, host=settings.host)
+            if systems is not None
+            else None
+        )
         plumbing = Plumbing(
             log=jetstream.log,
             environments=EntityStore(jetstream.log, ENVIRONMENT, runtime.clock),
             workspaces=workspaces,
             processes=processes,
             execute_file_tool=execute_file_tool,
-            operations=OPERATIONS,
+            operations={**OPERATIONS, **(composed.operations() if composed is not None else {})},
             content=jetstream.content,
             output=OutputWriter(jetstream.output),
             sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER),
@@ -66,7 +81,8 @@ class EnvironmentManager:
         )
         moving = Moving(plumbing, self._executor, self._hosts)
         handlers = Handlers(plumbing, self._executor, moving, pull_requests)
-        self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare)
+        self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare, composed)
+        people = People(plumbing, self._executor, moving, handlers, self._keeper)
         tenant, host, service = settings.tenant, settings.host, subjects.ENVIRONMENT_MANAGER
         self._consumers = [
             consumer(
@@ -74,7 +90,15 @@ class EnvironmentManager:
                 durable=f"{service}-{tenant}-{host}",
                 stream=subjects.COMMANDS,
                 filters=[subjects.command(tenant, service, host, "environment", "*")],
-                handler=handlers.handle,
+                handler=people.handle,
+                concurrency=CONCURRENCY,
+            ),
+            consumer(
+                runtime,
+                durable=f"{service}-{tenant}-{subjects.ANY}",
+                stream=subjects.COMMANDS,
+                filters=[subjects.command(tenant, service, subjects.ANY, "environment", "*")],
+                handler=people.handle,
                 concurrency=CONCURRENCY,
             ),
             consumer(
@@ -126,7 +150,8 @@ class EnvironmentManager:
 async def start(runtime: Runtime) -> EnvironmentManager:
     workspaces = GitWorkspaces(runtime.settings.home_path)
     processes = ShimProcesses(workspaces.directory)
-    return await EnvironmentManager(runtime, workspaces, processes, tools.execute_file_tool).start()
+    systems = DockerCompose(runtime.settings.home_path)
+    return await EnvironmentManager(runtime, workspaces, processes, tools.execute_file_tool, systems).start()
 
 
 if __name__ == "__main__":

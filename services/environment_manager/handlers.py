@@ -138,6 +138,8 @@ class Handlers:
             workspace=str(prepared.workspace),
             secrets=command.secrets,
             bundled=first is not None,
+            project=command.project,
+            made_by=command.made_by,
         )
         before = state.prepared
         state = await self._executor.append(
@@ -149,7 +151,9 @@ class Handlers:
         logger.info("prepared", environment=id)
 
     async def _is_needless(self, task_id: str) -> bool:
-        """Whether the command came too late: its task has ended."""
+        """Whether the command came too late: its task has ended. A person's has none."""
+        if not task_id:
+            return False
         records = await self._plumbing.log.load(TASK.name, task_id)
         return needless(TASK.fold(task_id, [event for record in records for event in record.envelope.events]))
 

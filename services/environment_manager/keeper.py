@@ -25,6 +25,7 @@ from services.environment_manager import reconcile
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.inspection import Inspector
+from services.environment_manager.systems import ComposedSystems
 
 logger = structlog.get_logger()
 
@@ -38,7 +39,15 @@ PrepareAgain = Callable[[str, PrepareEnvironment, Cause], Awaitable[None]]
 class Keeper:
     """``prepare`` makes a workspace that is lost again."""
 
-    def __init__(self, log: EventLog, plumbing: Plumbing, executor: Executor, prepare: PrepareAgain) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        plumbing: Plumbing,
+        executor: Executor,
+        prepare: PrepareAgain,
+        systems: ComposedSystems | None = None,
+    ) -> None:
+        self._systems = systems
         self._log = log
         self._plumbing = plumbing
         self._executor = executor
@@ -63,8 +72,10 @@ class Keeper:
         """One that cannot be dealt with keeps nobody from the others: its turn comes again soon. False where there
         was one."""
         workspaces = self._plumbing.workspaces
-        ids = [*await workspaces.existing(), *await workspaces.vanished()]
-        return all([await self._keep_one(id) for id in ids])
+        ids = {*await workspaces.existing(), *await workspaces.vanished()}
+        if self._systems is not None:
+            ids |= await self._systems.leftover()
+        return all([await self._keep_one(id) for id in sorted(ids)])
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
@@ -80,7 +91,7 @@ class Keeper:
         actions = reconcile.reconcile(
             environment,
             task,
-            reconcile.requested_calls(runs, checks, task.id),
+            {**reconcile.requested_calls(runs, checks, task.id), **reconcile.asked_calls(environment)},
             stands=self._plumbing.workspaces.stands(id),
             active=reconcile.goes_on(runs),
             alive=() if busy else [name for name, runs in (await self._plumbing.processes.known(id)).items() if runs],
@@ -115,9 +126,15 @@ class Keeper:
                 if not self._executor.busy(id):
                     await self._inspector.inspect(id, self._cause(id, "inspected"))
 
-    async def _remove_orphan(self, id: str, reason: str) -> None:
+    async def _end_all(self, id: str, reason: str) -> None:
+        """Nothing runs in the environment afterwards, nor in its system."""
         await self._executor.interrupt_all(id, reason)
+        if self._systems is not None:
+            await self._systems.take_down((await self._plumbing.environments.load(id))[0])
         await self._plumbing.processes.close(id)
+
+    async def _remove_orphan(self, id: str, reason: str) -> None:
+        await self._end_all(id, reason)
         if self._plumbing.workspaces.directory(id).exists():
             await self._say_removed(id, "workspace", id, reason)
         await self._plumbing.workspaces.remove(id)
@@ -147,8 +164,7 @@ class Keeper:
         """It lives on another host: what is left of it here ends. Nothing is said in the log, which is not ours."""
         if self._executor.preparing(id):
             return  # It is being taken over at this moment.
-        await self._executor.interrupt_all(id, f"it lives on {environment.host} now")
-        await self._plumbing.processes.close(id)
+        await self._end_all(id, f"it lives on {environment.host} now")
         await self._plumbing.workspaces.remove(id)
         logger.warning("left", environment=id, to=environment.host)
 
@@ -165,8 +181,7 @@ class Keeper:
 
     async def remove(self, id: str, reason: str) -> None:
         """End what runs in the environment, then remove it: first in the log, so that nobody counts on it."""
-        await self._executor.interrupt_all(id, reason)
-        await self._plumbing.processes.close(id)
+        await self._end_all(id, reason)
         await self._executor.append(
             id,
             Cause(id=f"{id}-removed-{reason}", actor="environment-manager"),

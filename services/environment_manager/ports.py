@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from events.tools import Arguments
 from infra.redaction import Redactor
+from services.environment_manager.compose.health import Seen
 
 # Executes a file tool in the workspace at that path, and answers with what the agent is shown. Raises ``ToolRefused``.
 FileTools = Callable[[Path, Arguments], Awaitable[str]]
@@ -181,3 +182,67 @@ class Processes(Protocol):
 
     async def close(self, environment_id: str) -> None:
         """End every process of the environment, then its shim, leaving nothing behind. Idempotent."""
+
+
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command in a container printed, and its exit code: None where it did not end in time."""
+
+    exit_code: int | None
+    text: str
+
+
+class Systems(Protocol):
+    """Composed systems, one per environment. Every method raises ``Permanent`` with a slug where Compose or the engine
+    refuses (``compose-file-missing``, ``compose-file-invalid``, ``build-failed``, ``image-unavailable``,
+    ``compose-failed``, ``timed-out``, ``compose-unavailable``) and ``Transient`` where no engine answers."""
+
+    def labels(self) -> dict[str, str]:
+        """Those that everything of every system here carries."""
+
+    async def model(
+        self, workspace: Path, compose_file: str, project: str, variables: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """What Compose makes of a file, with every profile and with ``variables`` in it."""
+
+    async def up(
+        self,
+        project: str,
+        model: dict[str, Any],
+        *,
+        workspace: Path,
+        variables: Mapping[str, str],
+        build: bool,
+        seconds: float,
+        say: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """Start exactly ``model``, or bring what runs in line with it, without waiting for its health."""
+
+    async def down(
+        self, environment_id: str, *, volumes: bool, say: Callable[[str], Awaitable[None]] | None = None
+    ) -> None:
+        """Stop and remove everything of the system; with ``volumes`` also its data and its images. Idempotent."""
+
+    async def containers(self, environment_id: str) -> list[Seen]:
+        """The containers of the system as they are now, by service."""
+
+    async def logs(self, container: str, lines: int) -> str:
+        """The last lines that a container printed."""
+
+    async def restart(self, container: str) -> None:
+        """End it and start it; one that stands still is started."""
+
+    async def unpause(self, container: str) -> None: ...
+
+    async def execute(self, container: str, command: str, seconds: float) -> Ran:
+        """Run a command line with the container's ``sh``."""
+
+    async def join(self, environment_id: str) -> bool:
+        """Let the sandbox of the environment reach the services by their names. False where it has none."""
+
+    async def leftover(self) -> set[str]:
+        """The environments of this installation that the engine holds anything of."""
+
+    def free_port(self) -> int:
+        """A port of 127.0.0.1 that nobody has at this moment."""
+
+    def is_free(self, port: int) -> bool: ...

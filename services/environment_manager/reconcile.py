@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from events.calls import OF_THE_RUNNER, call_of_check, call_of_run
+from events.calls import OF_THE_RUNNER, call_of_check, call_of_request, call_of_run
 from events.environment import Environment, ExecuteTool, PrepareEnvironment, ToolCallStarted
 from events.run import Run
 from events.task import CheckRequested, TaskCancelled, TaskCompleted
@@ -106,7 +106,14 @@ def prepare_again(environment: Environment) -> PrepareEnvironment:
         base_branch=prepared.base_branch,
         secrets=prepared.secrets,
         isolation=prepared.isolation,
+        project=prepared.project,
+        made_by=prepared.made_by,
     )
+
+
+def asked_calls(environment: Environment) -> dict[str, ExecuteTool]:
+    """Those that people asked for and that have no end yet."""
+    return {id: call_of_request(environment, asked) for id, asked in environment.asked.items()}
 
 
 def needless(task: Task) -> bool:

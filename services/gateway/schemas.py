@@ -90,6 +90,10 @@ class AddProject(Body):
         "ask", description="What follows where a run finds the world other than the log tells it."
     )
 
+    compose_allow: list[Word] = Field(
+        [], description="What Compose files of the project may ask for all the same: privileged, cap_add, host-paths …"
+    )
+
     def command(self) -> project.AddProject:
         return project.AddProject(
             settings=project.ProjectSettings(
@@ -103,6 +107,7 @@ class AddProject(Body):
                 secrets=self.secrets,
                 isolation=self.isolation,
                 on_divergence=self.on_divergence,
+                compose_allow=tuple(self.compose_allow),
             )
         )
 

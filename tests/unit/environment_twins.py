@@ -24,8 +24,10 @@ from services.environment_manager.keeper import Keeper
 from services.environment_manager.moving import Moving
 from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import Checkpoint, Comparison, Exit, Limits, OnOutput, Prepared
+from services.environment_manager.people import People
+from services.environment_manager.ports import Checkpoint, Comparison, Exit, Limits, OnOutput, Prepared, Systems
 from services.environment_manager.pull_requests import PullRequestHandlers
+from services.environment_manager.systems import ComposedSystems
 
 PREPARED = EnvironmentPrepared(
     task_id="shop-1",
@@ -157,13 +159,18 @@ class Environments:
 
     id = "shop-1-development"
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, id: str = "", systems: Systems | None = None) -> None:
+        self.id = id or self.id
         self.memory = Memory()
         self.bus = MemoryBus()
         self.workspaces = MemoryWorkspaces(home)
         self.processes = MemoryProcesses()
         self.clock = SystemClock()
         self.operations = dict(OPERATIONS)
+        composed = None
+        if systems is not None:
+            composed = ComposedSystems(systems, self.memory.log, tenant="default", host="here")
+            self.operations.update(composed.operations())
         self.plumbing = Plumbing(
             log=self.memory.log,
             environments=EntityStore(self.memory.log, ENVIRONMENT, self.clock),
@@ -189,7 +196,8 @@ class Environments:
         self.hosts = Hosts(self.memory.hosts, self.clock, own="here", lease_seconds=15.0)
         moving = Moving(self.plumbing, self.executor, self.hosts)
         self.handlers = Handlers(self.plumbing, self.executor, moving, pull_requests)
-        self.keeper = Keeper(self.memory.log, self.plumbing, self.executor, self.handlers.prepare)
+        self.keeper = Keeper(self.memory.log, self.plumbing, self.executor, self.handlers.prepare, composed)
+        self.people = People(self.plumbing, self.executor, moving, self.handlers, self.keeper)
         self.workspaces.directory(self.id).mkdir(parents=True)
 
     async def stand(self, id: str = "") -> Environments:

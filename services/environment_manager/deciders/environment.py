@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from events import tools
+from events.calls import OF_THE_RUNNER
 from events.content import EMPTY, Content
 from events.environment import (
     BranchPushed,
@@ -27,7 +29,9 @@ from events.environment import (
     WorkspaceDiverged,
     WorkspaceReconciled,
 )
+from events.errors import CommandRejected
 from events.kernel import Event, replace
+from events.requests import CallRequested, RequestCall
 from services.environment_manager.ports import Checkpoint
 
 MAX_UNCERTAIN = 3
@@ -77,6 +81,39 @@ def fail_preparation(state: Environment, failed: EnvironmentPreparationFailed) -
 
 def start_call(state: Environment, started: ToolCallStarted) -> Events:
     return () if state.knows(started.call_id) else (started,)
+
+
+def request_call(state: Environment, command: RequestCall, *, call_id: str, by: str) -> Events:
+    """A person's call. Raises ``CommandRejected`` for what cannot be."""
+    if state.knows(call_id) or call_id in state.asked:
+        return ()
+    if not stands(state):
+        message = f"environment {state.id} does not stand: nothing can be executed in it."
+        raise CommandRejected(message, slug="environment-missing")
+    definition = tools.find(command.tool)
+    if definition is None or command.tool in (*tools.INTERNAL, *OF_THE_RUNNER):
+        message = f"{command.tool!r} is no tool that a person can use."
+        raise CommandRejected(message, slug="unknown-tool", status=422)
+    return (
+        CallRequested(
+            call_id=call_id,
+            tool=command.tool,
+            arguments=command.arguments,
+            effects=definition.effects,
+            retry=definition.retry,
+            by=by,
+        ),
+    )
+
+
+def check_removable(state: Environment, *, active: bool) -> None:
+    """Raises ``CommandRejected`` where a person cannot have it removed: ``active`` says that a run goes on in it."""
+    if state.prepared is None:
+        message = f"there is no environment {state.id!r}."
+        raise CommandRejected(message, slug="not-found", status=404)
+    if active:
+        message = f"a run goes on in environment {state.id}: cancel its task, which removes it too."
+        raise CommandRejected(message, slug="environment-in-use")
 
 
 def end_call(state: Environment, ended: CallEnd, facts: Events = ()) -> Events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 
 from events.divergence import POLICIES
@@ -10,6 +11,7 @@ from events.kernel import Event, replace
 from events.names import checked_name
 from events.pipeline import checked
 from events.project import AddProject, Project, ProjectAdded, ProjectSettings
+from events.systems import ALLOWABLE
 
 MAX_AGENTS_AT_ONCE = 5
 
@@ -52,4 +54,10 @@ def _checked(name: str, settings: ProjectSettings) -> ProjectSettings:
     if settings.on_divergence not in POLICIES:
         message = f"on_divergence {settings.on_divergence!r} is not known; known: {', '.join(POLICIES)}."
         raise Invalid(message)
+    for name in settings.compose_allow:
+        if name not in ALLOWABLE:
+            near = difflib.get_close_matches(name, ALLOWABLE, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ALLOWABLE)}."
+            message = f"compose_allow names {name!r}, which is nothing that Compose files are refused for: {meant}"
+            raise Invalid(message)
     return replace(settings, pipeline=checked(settings.pipeline))
