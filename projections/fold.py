@@ -16,6 +16,7 @@ from events.task import RunRequested
 from events.task_state import TASK
 from projections.delivery import DELIVERIES
 from projections.environment import ENVIRONMENTS
+from projections.experiment import CHAOS_ROWS, EXPERIMENTS
 from projections.project import PROJECTS
 from projections.projection import Projection
 from projections.pull_request import PULL_REQUESTS
@@ -32,6 +33,8 @@ BY_ENTITY: dict[str, Projection[Any]] = {
     "environment": ENVIRONMENTS,
     "pull_request": PULL_REQUESTS,
     "delivery": DELIVERIES,
+    "experiment": EXPERIMENTS,
+    "chaos": CHAOS_ROWS,
 }
 PROJECTIONS: tuple[Projection[Any], ...] = tuple(BY_ENTITY.values())
 

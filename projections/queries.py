@@ -138,6 +138,23 @@ class ReadModels:
     ) -> list[Row]:
         return await self._all("deliveries", channel, statuses, after, limit)
 
+    async def experiments(
+        self,
+        *,
+        target: str | None = None,
+        statuses: Sequence[str] | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> list[Row]:
+        return await self._all("experiments", target, statuses, after, limit)
+
+    async def experiment(self, id: str) -> Row | None:
+        return await self._one("experiment", id)
+
+    async def chaos(self) -> list[Row]:
+        """Rows of ``chaos``: that of the halt, where there ever was one, and one for each host."""
+        return await self._all("chaos")
+
     async def queue(self) -> Row:
         """``by_status``: tasks by status. ``projects``: of each its id, ``agents_at_once``, ``running`` and
         ``starting`` (counts of agents). ``recent``: the tasks that changed last."""

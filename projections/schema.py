@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infra.postgres import Connection
 
 # Raised with every change of the tables or of a fold.
-VERSION = 3
+VERSION = 4
 
 # The version of read models that somebody wants to be made anew.
 ASKED = 0
@@ -34,6 +34,8 @@ TABLES = (
     "environments",
     "pull_requests",
     "deliveries",
+    "experiments",
+    "chaos",
     "entries",
     "call_states",
 )

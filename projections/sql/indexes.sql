@@ -9,3 +9,4 @@ CREATE INDEX runs_by_status ON runs (status);
 CREATE INDEX environments_by_task ON environments (task_id);
 CREATE INDEX pull_requests_by_task ON pull_requests (task_id);
 CREATE INDEX deliveries_by_time ON deliveries (occurred_at);
+CREATE INDEX experiments_by_time ON experiments (requested_at);

@@ -89,6 +89,20 @@ WHERE ($1::text IS NULL OR channel = $1)
 ORDER BY occurred_at DESC, id DESC
 LIMIT $4
 
+-- name: experiments
+SELECT * FROM experiments
+WHERE ($1::text IS NULL OR target = $1)
+    AND ($2::text[] IS NULL OR status = ANY($2))
+    AND ($3::text IS NULL OR (requested_at, id) < (SELECT requested_at, id FROM experiments WHERE id = $3))
+ORDER BY requested_at DESC, id DESC
+LIMIT $4
+
+-- name: experiment
+SELECT * FROM experiments WHERE id = $1
+
+-- name: chaos
+SELECT * FROM chaos ORDER BY host
+
 -- name: tasks_by_status
 SELECT status, count(*) AS tasks FROM board GROUP BY status ORDER BY status
 

@@ -5,8 +5,8 @@
 -- projector rebuilds.
 --
 -- Two kinds of table:
---   entity tables (projects, tasks, runs, environments, pull_requests, deliveries): one row an entity, replaced when
---     it changes; `sequence` is the log sequence of the last decision that changed the row;
+--   entity tables (projects, tasks, runs, environments, pull_requests, deliveries, experiments, chaos): one row an
+--     entity, replaced when it changes; `sequence` is the log sequence of the last decision that changed the row;
 --   append-only tables (entries, call_states): a row an event, never changed.
 -- Queries read the views board and timeline, which put the two together.
 --
@@ -145,6 +145,40 @@ CREATE TABLE deliveries (
     retry_at       timestamptz,
     detail         text        NOT NULL,
     occurred_at    timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    sequence       bigint      NOT NULL
+);
+
+CREATE TABLE experiments (
+    id               text COLLATE "C" PRIMARY KEY,
+    title            text        NOT NULL,
+    target           text COLLATE "C" NOT NULL, -- an environment's id, or compose:NAME
+    host             text        NOT NULL,
+    reason           text        NOT NULL,
+    requested_by     text        NOT NULL,
+    run_id           text        NOT NULL, -- of the tool call that asked, '' where a person did
+    call_id          text        NOT NULL,
+    dry_run          boolean     NOT NULL,
+    status           text COLLATE "C" NOT NULL, -- events.experiment.Experiment.status
+    cause            text        NOT NULL, -- a slug, where it was aborted or refused
+    summary          text        NOT NULL,
+    findings         json        NOT NULL, -- list of events.experiment.Finding
+    faults           json        NOT NULL, -- list of projections.experiment.FaultView
+    recovery_seconds double precision,
+    requested_at     timestamptz NOT NULL,
+    ended_at         timestamptz,
+    updated_at       timestamptz NOT NULL,
+    sequence         bigint      NOT NULL
+);
+
+CREATE TABLE chaos (
+    -- One row says whether chaos is halted (host is ''), one a host what can be done there.
+    id             text COLLATE "C" PRIMARY KEY,
+    host           text        NOT NULL,
+    halted         boolean     NOT NULL,
+    reason         text        NOT NULL,
+    halted_by      text        NOT NULL,
+    faults         json        NOT NULL, -- kind of fault → why the host cannot do it, '' where it can
     updated_at     timestamptz NOT NULL,
     sequence       bigint      NOT NULL
 );

@@ -86,13 +86,13 @@ class Handlers:
 
     async def _run(self, envelope: CommandEnvelope, command: RunExperiment) -> Outcome:
         id = envelope.entity_id
-        state, _ = await self._plumbing.experiments.load(id)
+        state, revision = await self._plumbing.experiments.load(id)
         if state.requested is None:
             decision = await self._decide(id, command, envelope)
             state = decision.state
             logger.info("experiment", experiment=id, status=state.status)
         else:
-            decision = Decision(state, 0, ())
+            decision = Decision(state, revision, ())
         self._runner.begin(state)
         if isinstance(state.verdict, ExperimentRefused) and state.validated is None:
             return _refused(id, decision, state.verdict)

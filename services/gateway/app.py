@@ -11,6 +11,7 @@ from infra.api_keys import ApiKeys
 from services.gateway import (
     answers,
     openapi,
+    routes_chaos,
     routes_commands,
     routes_imports,
     routes_log,
@@ -49,6 +50,7 @@ def make_app(parts: Parts, keys: ApiKeys, *, max_body_bytes: int) -> Edge:
         routes_queries,
         routes_status,
         routes_commands,
+        routes_chaos,
     ):
         app.include_router(module.router)
     app.include_router(routes_past.router, prefix="/api/v1")

@@ -27,12 +27,13 @@ LONGEST_KEY = 255
 
 
 class Wish(msgspec.Struct, frozen=True):
-    """A command, the entity it is for, and the service that decides it."""
+    """A command, the entity it is for, and the service that decides it, on ``target`` where that is one host's."""
 
     service: str
     entity: str
     entity_id: str
     command: Command
+    target: str = subjects.ANY
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ class Commands:
             correlation=command_id,
             trace=current_trace(),
         )
-        return await self._bus.ask(wish.service, subjects.ANY, envelope, timeout_seconds=self._timeout_seconds)
+        return await self._bus.ask(wish.service, wish.target, envelope, timeout_seconds=self._timeout_seconds)
 
 
 def _derived_id(wish: Wish, actor: str, key: str) -> str:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from events import subjects
+from events.experiment import EXPERIMENT
 from events.kernel import Command
 from events.names import checked_name
 from events.project import PROJECT
@@ -41,7 +42,7 @@ Key = Annotated[
 async def add_project(request: Request, body: schemas.AddProject, key: Key = None) -> Response:
     name = checked_name(body.name, "project")
     wish = Wish(subjects.SCHEDULER, PROJECT.name, name, body.command())
-    return await _do(request, wish, key, created=True, look=f"{API}/projects/{name}")
+    return await do(request, wish, key, created=True, look=f"{API}/projects/{name}")
 
 
 @router.post("/projects/{project}/tasks", status_code=201, responses=CREATED)
@@ -49,7 +50,7 @@ async def submit_task(request: Request, project: str, body: schemas.SubmitTask, 
     """The scheduler gives the task its id, which the answer and ``Location`` name."""
     checked_id(project, "project")
     wish = Wish(subjects.SCHEDULER, PROJECT.name, project, body.command(project))
-    return await _do(request, wish, key, created=True, look=f"{API}/tasks?project={project}")
+    return await do(request, wish, key, created=True, look=f"{API}/tasks?project={project}")
 
 
 @router.post("/tasks/{id}/cancel", responses=ACCEPTED)
@@ -96,7 +97,7 @@ async def fork_run(request: Request, id: str, body: schemas.ForkRun, key: Key = 
         with contextlib.suppress(HostSilent):  # Then the new task's own run finds out.
             await found.checkpoints.check(run.environment, then.checkpoint)
     wish = Wish(subjects.SCHEDULER, TASK.name, run.task_id, body.command(id))
-    return await _do(request, wish, key, created=True, look=f"{API}/tasks")
+    return await do(request, wish, key, created=True, look=f"{API}/tasks")
 
 
 @router.post("/pull-requests/{id}/approve", responses=ACCEPTED)
@@ -125,15 +126,15 @@ async def resend_dead_letter(request: Request, sequence: schemas.Sequence) -> Re
 
 async def _task(request: Request, id: str, command: Command, key: str | None) -> Response:
     wish = Wish(subjects.SCHEDULER, TASK.name, checked_id(id, "task"), command)
-    return await _do(request, wish, key, look=f"{API}/tasks/{id}")
+    return await do(request, wish, key, look=f"{API}/tasks/{id}")
 
 
 async def _pull_request(request: Request, id: str, command: Command, key: str | None) -> Response:
     wish = Wish(subjects.ENVIRONMENT_MANAGER, PULL_REQUEST.name, checked_id(id, "pull request"), command)
-    return await _do(request, wish, key, look=f"{API}/pull-requests/{id}")
+    return await do(request, wish, key, look=f"{API}/pull-requests/{id}")
 
 
-async def _do(request: Request, wish: Wish, key: str | None, *, look: str, created: bool = False) -> Response:
+async def do(request: Request, wish: Wish, key: str | None, *, look: str, created: bool = False) -> Response:
     """Send the wish and answer with its outcome; ``look`` is where it will show if that is not known yet."""
     asked = await parts(request).commands.ask(wish, actor=request.state.actor, key=key)
     outcome = asked.outcome
@@ -152,7 +153,7 @@ async def _do(request: Request, wish: Wish, key: str | None, *, look: str, creat
     }
     if not created:
         return Json(body)
-    plural = "projects" if outcome.entity == PROJECT.name else "tasks"
+    plural = {PROJECT.name: "projects", EXPERIMENT.name: "experiments"}.get(outcome.entity, "tasks")
     return Json(body, 201, {"Location": f"{API}/{plural}/{outcome.entity_id}"})
 
 

@@ -56,14 +56,14 @@ Filter = Annotated[str | None, Query()]
 
 @router.get("/projects", responses=PAGE)
 async def projects(request: Request, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
-    return _page(await models.projects(), None, at)
+    models, at = await models_at(request, wait_for)
+    return page(await models.projects(), None, at)
 
 
 @router.get("/projects/{id}", responses=ONE)
 async def project(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
-    return _one(await models.project(checked_id(id, "project")), "project", id, at)
+    models, at = await models_at(request, wait_for)
+    return one(await models.project(checked_id(id, "project")), "project", id, at)
 
 
 @router.get("/tasks", responses=PAGE)
@@ -76,11 +76,11 @@ async def tasks(
     wait_for: WaitFor = 0,
 ) -> Response:
     """Newest first."""
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     rows = await models.tasks(
-        project=_token(project, "project"),
+        project=token(project, "project"),
         statuses=asked_statuses(status),
-        after=_token(after, "task"),
+        after=token(after, "task"),
         limit=limit,
     )
     shown = await shown_tasks(models, rows, await held_now(parts(request).leases))
@@ -90,42 +90,42 @@ async def tasks(
 
 @router.get("/tasks/{id}", responses=ONE)
 async def task(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     found = await models.task(checked_id(id, "task"))
     if found is not None:
         held = await held_now(parts(request).leases)
         (found,) = await shown_tasks(models, [found], held)
         found["run_list"] = [shown_run(row, held) for row in found["run_list"]]
         found["durability"] = (await parts(request).durability()).sentence
-    return _one(found, "task", id, at)
+    return one(found, "task", id, at)
 
 
 @router.get("/tasks/{id}/runs", responses=PAGE)
 async def runs_of_task(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     found = await models.task(checked_id(id, "task"))
     if found is None:
         raise not_found(id, "task")
     held = await held_now(parts(request).leases)
-    return _page([shown_run(row, held) for row in found["run_list"]], None, at)
+    return page([shown_run(row, held) for row in found["run_list"]], None, at)
 
 
 @router.get("/tasks/{id}/why", responses=ONE)
 async def why(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
     """Why a task does not run: everything that stands in its way."""
-    _, at = await _models(request, wait_for)
+    _, at = await models_at(request, wait_for)
     explanation = await parts(request).explainer.explain(checked_id(id, "task"))
-    return _one(explanation, "task", id, at)
+    return one(explanation, "task", id, at)
 
 
 @router.get("/runs/{id}", responses=ONE)
 async def run(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     found = await models.run(checked_id(id, "run"))
     if found is not None:
         found = shown_run(found, await held_now(parts(request).leases))
         found["durability"] = (await parts(request).durability()).sentence
-    return _one(found, "run", id, at)
+    return one(found, "run", id, at)
 
 
 @router.get("/runs/{id}/timeline", responses=PAGE)
@@ -133,16 +133,16 @@ async def timeline(
     request: Request, id: str, after: Position = 0, limit: Limit = 1000, wait_for: WaitFor = 0
 ) -> Response:
     """Every answer of the model, tool call and turn of events of a run, in order."""
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     if await models.run(checked_id(id, "run")) is None:
         raise not_found(id, "run")
-    return _page(await models.timeline(id, after=after, limit=limit), limit, at, by="position")
+    return page(await models.timeline(id, after=after, limit=limit), limit, at, by="position")
 
 
 @router.get("/queue", responses=ONE)
 async def queue(request: Request, wait_for: WaitFor = 0) -> Response:
     """Counts by status, limits, the runs that began and that nobody holds, and the tasks that changed last."""
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     answer = await models.queue()
     return Json(await shown_queue(models, answer, await held_now(parts(request).leases)), headers=at)
 
@@ -156,17 +156,17 @@ async def environments(
     after: After = None,
     wait_for: WaitFor = 0,
 ) -> Response:
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     rows = await models.environments(
-        task=_token(task, "task"), statuses=status, after=_token(after, "environment"), limit=limit
+        task=token(task, "task"), statuses=status, after=token(after, "environment"), limit=limit
     )
-    return _page(rows, limit, at)
+    return page(rows, limit, at)
 
 
 @router.get("/environments/{id}", responses=ONE)
 async def environment(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
-    return _one(await models.environment(checked_id(id, "environment")), "environment", id, at)
+    models, at = await models_at(request, wait_for)
+    return one(await models.environment(checked_id(id, "environment")), "environment", id, at)
 
 
 @router.get("/pull-requests", responses=PAGE)
@@ -178,22 +178,22 @@ async def pull_requests(
     after: After = None,
     wait_for: WaitFor = 0,
 ) -> Response:
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     rows = await models.pull_requests(
-        states=state, task=_token(task, "task"), after=_token(after, "pull request"), limit=limit
+        states=state, task=token(task, "task"), after=token(after, "pull request"), limit=limit
     )
-    return _page(rows, limit, at)
+    return page(rows, limit, at)
 
 
 @router.get("/pull-requests/{id}", responses=ONE)
 async def pull_request(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
-    return _one(await models.pull_request(checked_id(id, "pull request")), "pull request", id, at)
+    models, at = await models_at(request, wait_for)
+    return one(await models.pull_request(checked_id(id, "pull request")), "pull request", id, at)
 
 
 @router.get("/pull-requests/{id}/diff", responses=TEXT)
 async def diff(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await _models(request, wait_for)
+    models, at = await models_at(request, wait_for)
     found = await models.pull_request(checked_id(id, "pull request"))
     if found is None:
         raise not_found(id, "pull request")
@@ -210,12 +210,12 @@ async def deliveries(
     after: After = None,
     wait_for: WaitFor = 0,
 ) -> Response:
-    models, at = await _models(request, wait_for)
-    rows = await models.deliveries(channel=channel, statuses=status, after=_token(after, "delivery"), limit=limit)
-    return _page(rows, limit, at)
+    models, at = await models_at(request, wait_for)
+    rows = await models.deliveries(channel=channel, statuses=status, after=token(after, "delivery"), limit=limit)
+    return page(rows, limit, at)
 
 
-async def _models(request: Request, wait_for: int) -> tuple[ReadModels, dict[str, str]]:
+async def models_at(request: Request, wait_for: int) -> tuple[ReadModels, dict[str, str]]:
     """The read models, once they hold ``wait_for``, and the header that says how far they are."""
     gateway = parts(request)
     models = await gateway.read_models()
@@ -229,16 +229,16 @@ async def _models(request: Request, wait_for: int) -> tuple[ReadModels, dict[str
     return models, {"Cairn-Sequence": str(progress.sequence)}
 
 
-def _token(value: str | None, what: str) -> str | None:
+def token(value: str | None, what: str) -> str | None:
     return None if value is None else checked_id(value, what)
 
 
-def _one(found: Any, what: str, id: str, headers: dict[str, str]) -> Response:
+def one(found: Any, what: str, id: str, headers: dict[str, str]) -> Response:
     if found is None:
         raise not_found(id, what)
     return Json(found, headers=headers)
 
 
-def _page(rows: list[Row], limit: int | None, headers: dict[str, str], *, by: str = "id") -> Response:
+def page(rows: list[Row], limit: int | None, headers: dict[str, str], *, by: str = "id") -> Response:
     more = limit is not None and len(rows) == limit
     return Json({"items": rows, "next": rows[-1][by] if more else None}, headers=headers)

@@ -12,7 +12,7 @@ import msgspec
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from events import agents, pipeline, project, pull_request, task
+from events import agents, experiment, pipeline, project, pull_request, task
 
 
 def _printable(text: str) -> str:
@@ -206,3 +206,50 @@ class Comment(Body):
 
     def command(self) -> pull_request.ApprovePullRequest:
         return pull_request.ApprovePullRequest(comment=self.comment)
+
+
+class RunExperiment(Body):
+    model_config = _example(
+        target="shop-7-test",
+        document={
+            "title": "A worker is killed",
+            "steady-state-hypothesis": {
+                "title": "The API answers",
+                "probes": [
+                    {
+                        "type": "probe",
+                        "name": "health",
+                        "tolerance": 200,
+                        "provider": {"type": "http", "url": "http://${api:8080}/health"},
+                    }
+                ],
+            },
+            "method": [
+                {
+                    "type": "action",
+                    "name": "kill a worker",
+                    "provider": {
+                        "type": "fault",
+                        "kind": "kill_service",
+                        "service": "worker-1",
+                        "duration_seconds": 10,
+                    },
+                }
+            ],
+        },
+        reason="Before the release",
+    )
+    target: Word = Field(description="An environment's id, or compose:NAME of a project that the host allows.")
+    document: Word | dict[str, Any] = Field(description="The experiment: an object, or JSON or YAML as text.")
+    reason: Text = ""
+    dry_run: bool = Field(False, description="Only check it, and find its containers.")
+    host: Text = Field("", description="Of a compose:NAME target, where there are several hosts.")
+
+    def command(self) -> experiment.RunExperiment:
+        document = self.document
+        return experiment.RunExperiment(
+            document=document if isinstance(document, str) else msgspec.json.encode(document).decode(),
+            target=self.target,
+            reason=self.reason,
+            dry_run=self.dry_run,
+        )
