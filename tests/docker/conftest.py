@@ -1,1 +1,2 @@
+from tests.docker.ground import ground  # noqa: F401  # for every test of a fault
 from tests.engine import engine  # noqa: F401  # a fixture for every test here

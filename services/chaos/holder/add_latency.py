@@ -7,6 +7,7 @@ The queue's rule is made with iptables: many kernels have NFQUEUE only there. Th
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 from services.chaos.holder.filters import end_of
@@ -14,8 +15,9 @@ from services.chaos.holder.order import Order, Refused
 from services.chaos.holder.packet_queue import PacketQueue
 from services.chaos.holder.programs import run
 
-TABLE = ("ip", "mangle")
+TABLE = "mangle"
 CHAIN = "INPUT"
+IPTABLES = ("iptables", "-w", "5", "-t", TABLE)
 
 
 class AddLatency:
@@ -35,7 +37,7 @@ class AddLatency:
             message = "the peers have no IPv4 addresses"
             raise Refused(message)
         for peer in peers:
-            run(["iptables", "-w", "5", "-t", TABLE[1], "-A", CHAIN, *peer,
+            run([*IPTABLES, "-A", CHAIN, *peer,
                  "-m", "time", "--datestop", end_of(order.until).replace(" ", "T"),
                  "-m", "comment", "--comment", order.mark,
                  "-j", "NFQUEUE", "--queue-num", str(number), "--queue-bypass"])  # fmt: skip
@@ -43,35 +45,34 @@ class AddLatency:
     def clear(self) -> None:
         """The rules first, so that nothing new is held, then what is held goes on. Where iptables made the table for
         us, it goes too."""
-        entries = _entries()
-        for rule in _marked(entries, self._order.mark):
-            run(["nft", "delete", "rule", *TABLE, CHAIN, "handle", str(rule["handle"])])
-        if entries and _unused(_entries()):
-            run(["nft", "delete", "table", *TABLE])
+        for rule in _marked(self._order.mark):
+            run([*IPTABLES, "-D", *rule])
+        if _unused():
+            run(["nft", "delete", "table", "ip", TABLE])
         if self._queue is not None:
             self._queue.close()
             self._queue = None
 
     def left(self) -> str:
-        return f"{len(rules)} rules" if (rules := _marked(_entries(), self._order.mark)) else ""
+        return f"{len(rules)} rules" if (rules := _marked(self._order.mark)) else ""
 
 
-def _entries() -> list[dict[str, Any]]:
-    """The table as nft lists it; empty where there is none."""
-    tables = json.loads(run(["nft", "-j", "list", "tables"]))["nftables"]
-    names = [(entry["table"]["family"], entry["table"]["name"]) for entry in tables if "table" in entry]
-    if TABLE not in names:
+def _is_there() -> bool:
+    return f"table ip {TABLE}" in run(["nft", "list", "tables"]).splitlines()
+
+
+def _marked(mark: str) -> list[list[str]]:
+    """The rules with our mark, as iptables takes them to delete them. (nft does not show iptables' comments.)"""
+    if not _is_there():
         return []
-    entries: list[dict[str, Any]] = json.loads(run(["nft", "-j", "-a", "list", "table", *TABLE]))["nftables"]
-    return entries
+    rules = [shlex.split(line) for line in run([*IPTABLES, "-S", CHAIN]).splitlines()]
+    return [rule[1:] for rule in rules if rule[0] == "-A" and mark in rule]
 
 
-def _marked(entries: list[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
-    return [entry["rule"] for entry in entries if "rule" in entry and mark in json.dumps(entry["rule"])]
-
-
-def _unused(entries: list[dict[str, Any]]) -> bool:
-    """Whether nothing is in the table but the empty chain that iptables made for us."""
-    if any("rule" in entry for entry in entries):
+def _unused() -> bool:
+    """Whether nothing is in the table but the one empty chain that iptables made for us."""
+    if not _is_there():
         return False
-    return [entry["chain"]["name"] for entry in entries if "chain" in entry] == [CHAIN]
+    entries: list[dict[str, Any]] = json.loads(run(["nft", "-j", "list", "table", "ip", TABLE]))["nftables"]
+    chains = [entry["chain"]["name"] for entry in entries if "chain" in entry]
+    return chains == [CHAIN] and not any("rule" in entry for entry in entries)
