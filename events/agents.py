@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+TOKENS_A_PRICE = 1_000_000
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What one run may use; 0 means no limit. Folded from events, so that a resume never resets them."""
@@ -18,10 +20,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forb
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a model costs, in US dollars for a million tokens."""
+    """What a model costs, in US dollars for a million tokens. ``cached_input_usd`` is for input that the provider read
+    from its cache, ``cache_write_usd`` for input that it put there; where they are not given, that costs as any."""
 
     input_usd: float = 0.0
     output_usd: float = 0.0
+    cached_input_usd: float | None = None
+    cache_write_usd: float | None = None
+
+    def cost_usd(self, *, input: int, output: int, cache_read: int = 0, cache_write: int = 0) -> float:
+        """What an answer costs. ``input`` counts all of the input's tokens, those of the cache among them."""
+        read_usd = self.input_usd if self.cached_input_usd is None else self.cached_input_usd
+        write_usd = self.input_usd if self.cache_write_usd is None else self.cache_write_usd
+        plain = input - cache_read - cache_write
+        usd = plain * self.input_usd + cache_read * read_usd + cache_write * write_usd + output * self.output_usd
+        return usd / TOKENS_A_PRICE
 
 
 class CommandTool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -89,10 +102,13 @@ class ProgramAgent(
     The prompt is in the file named by ``$CAIRN_PROMPT_FILE`` and, where an argument is ``{prompt}``, in its place.
     ``secrets`` maps names of environment variables to references. ``session_file`` is where the program keeps its own
     record of the session, relative to the working copy or to its home (``~/``): it is compared with what it was after
-    the program's last call before the program is started again.
+    the program's last call before the program is started again. ``preflight`` are the arguments with which the workers
+    try it now and then, without any work for it: it must end soon, with exit code 0, or 2 where it knows no such
+    option. Where there are none it only has to be there.
     """
 
     command: tuple[str, ...]
+    preflight: tuple[str, ...] = ("--version",)
     limits: Limits = Limits()
     secrets: dict[str, str] = {}
     session_file: str = ""

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Union
 
 from events import (
+    breaker,
     chaos,
     checkpoints,
     delivery,
@@ -24,6 +25,7 @@ from events.kernel import Command, Entity, Event, Message
 MODULES: tuple[ModuleType, ...] = (
     project,
     task,
+    breaker,
     run,
     environment,
     requests,
@@ -56,6 +58,7 @@ ENTITIES: dict[str, Entity[Any]] = {
     for entity in (
         project.PROJECT,
         task_state.TASK,
+        breaker.BREAKER,
         run.RUN,
         environment.ENVIRONMENT,
         pull_request.PULL_REQUEST,

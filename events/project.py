@@ -40,6 +40,11 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     on_divergence: str = "ask"
     compose_allow: tuple[str, ...] = ()
 
+    def agent_for(self, role: str, asked: str) -> str:
+        """The agent that does ``role``: the one that the task ``asked`` for, else the one that the project gives the
+        role, else one named like it."""
+        return asked or self.roles.get(role, role)
+
 
 class AddProject(Command, frozen=True, kw_only=True):
     settings: ProjectSettings

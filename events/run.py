@@ -209,11 +209,12 @@ class RunRefused(Event, frozen=True, kw_only=True):
 
 
 class RunStarved(Event, frozen=True, kw_only=True):
-    """The provider flinched too often in a row."""
+    """The provider flinched too often in a row. ``retry_after_seconds`` is what it asks for, if anything."""
 
     failures: int
     cause: str
     detail: str
+    retry_after_seconds: float = 0.0
 
 
 class RunStalled(Event, frozen=True, kw_only=True):

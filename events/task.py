@@ -101,13 +101,18 @@ class RecordRunSucceeded(Command, frozen=True, kw_only=True):
 
 
 class RecordRunFailed(Command, frozen=True, kw_only=True):
-    """``retryable`` is false where trying again cannot help (bad credentials, an unknown model)."""
+    """``retryable`` is false where trying again cannot help (bad credentials, an unknown model). ``transient``: the
+    provider flinched, which time mends; then the next attempt waits for at least ``retry_after_seconds``, a little
+    longer by ``jitter`` (0–1)."""
 
     stage: str
     run_id: str
     cause: str
     detail: str
     retryable: bool = True
+    transient: bool = False
+    retry_after_seconds: float = 0.0
+    jitter: float = 0.0
 
 
 class RecordCheck(Command, frozen=True, kw_only=True):
@@ -195,13 +200,15 @@ class RunRecorded(Event, frozen=True, kw_only=True):
 
 
 class RunFailureRecorded(Event, frozen=True, kw_only=True):
-    """The stage's agent did not do its part. ``retry_at`` is None where there will be no further attempt."""
+    """The stage's agent did not do its part. ``retry_at`` is None where there will be no further attempt. One that is
+    ``transient`` does not count against the attempts: it has a budget of its own."""
 
     stage: str
     run_id: str
     cause: str
     detail: str
     retry_at: datetime | None = None
+    transient: bool = False
 
 
 class CheckRequested(Event, frozen=True, kw_only=True):

@@ -38,9 +38,10 @@ from events.task import (
 
 
 class Waiting(msgspec.Struct, frozen=True, tag=True):
-    """For its needs, for a slot, or, where ``retry_at`` is set, for its time."""
+    """For its needs, for a slot, or, where ``retry_at`` is set, for its time. ``reason`` is what it recovers from."""
 
     retry_at: datetime | None = None
+    reason: str = ""
 
 
 class Running(msgspec.Struct, frozen=True, tag=True):
@@ -70,11 +71,13 @@ Position = Waiting | Running | Checking | AwaitingApproval | Passed | Stopped
 
 class StageState(msgspec.Struct, frozen=True, kw_only=True):
     """``attempt`` numbers its runs (never reused), ``failures`` counts those that failed since the last success
-    or reopening, ``checks`` numbers the evaluations of its gate, ``rework`` its roll-backs."""
+    or reopening, ``starved`` those beside them that its provider left without answers, ``checks`` numbers the
+    evaluations of its gate, ``rework`` its roll-backs."""
 
     position: Position = Waiting()
     attempt: int = 0
     failures: int = 0
+    starved: int = 0
     checks: int = 0
     unevaluated: int = 0
     rework: int = 0
@@ -175,15 +178,17 @@ def _run_requested(task: Task, event: RunRequested) -> Task:
 
 def _run_recorded(task: Task, event: RunRecorded) -> Task:
     task = _without_request(_settle(task, event.run_id), event.run_id)
-    return _at(task, event.stage, position=Waiting(), result=event.result, failures=0, findings="")
+    return _at(task, event.stage, position=Waiting(), result=event.result, failures=0, starved=0, findings="")
 
 
 def _run_failure(task: Task, event: RunFailureRecorded) -> Task:
     task = _without_request(_settle(task, event.run_id), event.run_id)
-    failures = task.stages.get(event.stage, StageState()).failures + 1
-    position: Position = Waiting(event.retry_at) if event.retry_at else Stopped(event.cause)
-    findings = f"The last attempt ended with {event.cause}: {event.detail}"
-    return _at(task, event.stage, position=position, failures=failures, findings=findings)
+    before = task.stages.get(event.stage, StageState())
+    reason = f"The last attempt ended with {event.cause}: {event.detail}"
+    position: Position = Waiting(event.retry_at, reason) if event.retry_at else Stopped(event.cause)
+    if event.transient:  # Nothing that the next attempt could mend.
+        return _at(task, event.stage, position=position, starved=before.starved + 1)
+    return _at(task, event.stage, position=position, failures=before.failures + 1, findings=reason)
 
 
 def _settle(task: Task, run: str) -> Task:
@@ -226,14 +231,14 @@ def _rolled_back(task: Task, event: StageRolledBack) -> Task:
         return task
     for name in task.submitted.pipeline.dependents(event.to):
         task = _at(_without_work(task, name), name, position=Waiting(), unevaluated=0)
-    task = _at(task, event.to, position=Waiting(), findings=event.findings, failures=0)
+    task = _at(task, event.to, position=Waiting(), findings=event.findings, failures=0, starved=0)
     return _at(task, event.stage, rework=event.rework)
 
 
 def _reopened(task: Task, event: TaskReopened) -> Task:
     for number, name in enumerate(event.stages):
         findings = event.findings if number == 0 else ""
-        task = _at(task, name, position=Waiting(), failures=0, unevaluated=0, rework=0, findings=findings)
+        task = _at(task, name, position=Waiting(), failures=0, starved=0, unevaluated=0, rework=0, findings=findings)
     return replace(task, ended=None, reopened=True)
 
 
@@ -287,7 +292,7 @@ TASK: Entity[Task] = Entity(
             ApprovalRequested: lambda task, event: _at(task, event.stage, position=AwaitingApproval()),
             StageRejected: lambda task, event: _at(task, event.stage, position=Stopped("rejected")),
             StagePassed: lambda task, event: _at(
-                task, event.stage, position=Passed(), result=event.result, findings="", failures=0
+                task, event.stage, position=Passed(), result=event.result, findings="", failures=0, starved=0
             ),
             StageRolledBack: _rolled_back,
             QuestionAsked: _asked,

@@ -8,15 +8,21 @@ what others have taken over.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import msgspec
 import structlog
 
 from events.errors import CairnError
-from infra.ports import Clock, HostRegistry
+from events.preflight import Preflights, Sign
+from infra.ports import Clock, HostRegistry, HostSign
 
 logger = structlog.get_logger()
 
 SIGNS_A_LEASE = 5
 POLL_SECONDS = 0.2
+
+_decoder = msgspec.json.Decoder(Sign)
 
 
 class Hosts:
@@ -33,10 +39,10 @@ class Hosts:
         """The connection came back: what was silent before may be heard again."""
         self._connected_at = self._clock.now()
 
-    async def announce(self) -> None:
-        """Give signs of life, for ever."""
+    async def announce(self, sign: Callable[[], Sign] = Sign) -> None:
+        """Give signs of life, for ever, with what there is to tell of this host."""
         while True:
-            self._registry.announce(self.own)
+            self._registry.announce(self.own, msgspec.json.encode(sign()))
             await self._clock.sleep(self._lease_seconds / SIGNS_A_LEASE)
 
     async def is_gone(self, host: str) -> bool:
@@ -64,11 +70,17 @@ class Hosts:
 
     async def living(self) -> list[str]:
         """The hosts that are there, the one heard last first; none where that cannot be seen."""
+        return list(await self._living())
+
+    async def preflights(self) -> Preflights:
+        """What the hosts that are there found out about the programs of agents; nothing where that cannot be seen."""
+        return {host: _decoder.decode(sign.note).programs for host, sign in (await self._living()).items() if sign.note}
+
+    async def _living(self) -> dict[str, HostSign]:
         try:
-            silent = await self._registry.all()
+            signs = await self._registry.all()
         except CairnError as error:
             logger.warning("hosts unknown", error=str(error))
-            return []
-        return sorted(
-            (host for host, seconds in silent.items() if seconds <= self._lease_seconds), key=silent.__getitem__
-        )
+            return {}
+        living = [(host, sign) for host, sign in signs.items() if sign.silent_seconds <= self._lease_seconds]
+        return dict(sorted(living, key=lambda item: item[1].silent_seconds))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -197,17 +197,24 @@ class RunLeases(Protocol):
         """The runs that are held now, by id. Raises ``Transient``."""
 
 
+class HostSign(NamedTuple):
+    """``silent_seconds`` have passed since; ``note`` is what the host told of itself."""
+
+    silent_seconds: float
+    note: bytes
+
+
 class HostRegistry(Protocol):
     """The last sign of life of each host."""
 
-    def announce(self, host: str) -> None:
-        """Say that ``host`` is there; it may get lost."""
+    def announce(self, host: str, note: bytes = b"") -> None:
+        """Say that ``host`` is there, and what it tells of itself; it may get lost."""
 
     async def silent_seconds(self, host: str) -> float:
         """For how long nothing was heard of ``host``, at most since the registry was made. Raises ``Transient``."""
 
-    async def all(self) -> dict[str, float]:
-        """Every host that was heard of, with how long it has been silent. Raises ``Transient``."""
+    async def all(self) -> dict[str, HostSign]:
+        """The last sign of every host that was heard of. Raises ``Transient``."""
 
 
 class Delivered(Protocol):

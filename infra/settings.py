@@ -74,11 +74,20 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Scheduling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``agents_at_once`` bounds all agents of all projects."""
+    """``agents_at_once`` bounds all agents of all projects.
+
+    A run that its provider left without answers is tried again ``transient_attempts`` times, after a wait that begins
+    at ``backoff_seconds`` and doubles; ``breaker_failures`` in a row keep everything from that provider for
+    ``breaker_seconds``.
+    """
 
     agents_at_once: int = 10
     retry_delay_seconds: float = 1.0
     reconcile_seconds: float = 5.0
+    transient_attempts: int = 5
+    backoff_seconds: float = 10.0
+    breaker_failures: int = 3
+    breaker_seconds: float = 300.0
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,12 +96,14 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ``bundle_checkpoints`` keeps every checkpoint in the content store too, so that another host can take over when
     this one is lost; ``auto`` is ``always``, but for `cairn up`, which is one host.
     ``model_backoff_seconds`` is the first wait for a model that flinched; it doubles up to 600 s.
+    ``preflight_seconds`` is how long it counts what was found out about the programs of agents.
     """
 
     host: str = ""
     agents_at_once: int = 64
     lease_seconds: float = 15.0
     model_backoff_seconds: float = 10.0
+    preflight_seconds: float = 45.0
     grace_seconds: float = 20.0
     output_limit_bytes: int = 1_073_741_824
     bundle_checkpoints: Literal["auto", "always", "never"] = "auto"

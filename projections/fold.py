@@ -14,6 +14,7 @@ import msgspec
 from events.envelope import Recorded
 from events.task import RunRequested
 from events.task_state import TASK
+from projections.breaker import BREAKERS
 from projections.delivery import DELIVERIES
 from projections.environment import ENVIRONMENTS
 from projections.experiment import CHAOS_ROWS, EXPERIMENTS
@@ -29,6 +30,7 @@ Row = Any
 BY_ENTITY: dict[str, Projection[Any]] = {
     "project": PROJECTS,
     "task": TASKS,
+    "breaker": BREAKERS,
     "run": RUNS,
     "environment": ENVIRONMENTS,
     "pull_request": PULL_REQUESTS,

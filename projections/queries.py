@@ -157,11 +157,12 @@ class ReadModels:
 
     async def queue(self) -> Row:
         """``by_status``: tasks by status. ``projects``: of each its id, ``agents_at_once``, ``running`` and
-        ``starting`` (counts of agents). ``recent``: the tasks that changed last."""
+        ``starting`` (counts of agents). ``breakers``: rows of ``breakers``. ``recent``: the tasks that changed last."""
         by_status = await self._all("tasks_by_status")
         return {
             "by_status": {row["status"]: row["tasks"] for row in by_status},
             "projects": await self._all("agents_by_project"),
+            "breakers": await self._all("breakers"),
             "recent": await self._all("recent_tasks", RECENT),
         }
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infra.postgres import Connection
 
 # Raised with every change of the tables or of a fold.
-VERSION = 4
+VERSION = 5
 
 # The version of read models that somebody wants to be made anew.
 ASKED = 0
@@ -30,6 +30,7 @@ ASKED = 0
 TABLES = (
     "projects",
     "tasks",
+    "breakers",
     "runs",
     "environments",
     "pull_requests",

@@ -177,8 +177,8 @@ def _said(name: str, state: StageState) -> str:
             return f"{name}: its gate is being checked"
         case AwaitingApproval():
             return f"{name}: waits for approval"
-        case Waiting(retry_at) if retry_at is not None:
-            return f"{name}: tried again at {retry_at:%Y-%m-%d %H:%M:%S} UTC. {state.findings}"
+        case Waiting(retry_at, reason) if retry_at is not None:
+            return f"{name}: tried again at {retry_at:%Y-%m-%d %H:%M:%S} UTC. {reason or state.findings}"
         case _:
             return ""
 

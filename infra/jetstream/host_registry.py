@@ -14,6 +14,7 @@ from events import subjects
 from events.errors import Transient
 from infra.jetstream.direct import StoredMessage, read_from_leader
 from infra.jetstream.requests import Refused, Requests, checked_subject
+from infra.ports import HostSign
 
 
 class JetStreamHostRegistry:
@@ -21,26 +22,29 @@ class JetStreamHostRegistry:
         self._requests = requests
         self._tenant = tenant
 
-    def announce(self, host: str) -> None:
-        self._requests.send(checked_subject(subjects.host(self._tenant, host)), b"")
+    def announce(self, host: str, note: bytes = b"") -> None:
+        self._requests.send(checked_subject(subjects.host(self._tenant, host)), note)
 
     async def silent_seconds(self, host: str) -> float:
+        return (await self._sign(host)).silent_seconds
+
+    async def _sign(self, host: str) -> HostSign:
         subject = checked_subject(subjects.host(self._tenant, host))
         try:
             last = await read_from_leader(self._requests, subjects.HOSTS, {"last_by_subj": subject})
             info = await self._requests.api(f"STREAM.INFO.{subjects.HOSTS}")
         except Refused as error:
             raise _unknown(error) from error
-        return _since(last, info)
+        return HostSign(_since(last, info), last.data if last is not None else b"")
 
-    async def all(self) -> dict[str, float]:
+    async def all(self) -> dict[str, HostSign]:
         everyone = subjects.host(self._tenant, "*")
         try:
             info = await self._requests.api(f"STREAM.INFO.{subjects.HOSTS}", {"subjects_filter": everyone})
         except Refused as error:
             raise _unknown(error) from error
         names = (subject.rpartition(".")[2] for subject in info["state"].get("subjects") or ())
-        return {name: await self.silent_seconds(name) for name in names}
+        return {name: await self._sign(name) for name in names}
 
 
 def _since(last: StoredMessage | None, info: dict[str, Any]) -> float:

@@ -117,6 +117,9 @@ LEFT JOIN runs AS run ON run.task_id = task.id AND run.status IN ('pending', 'ru
 GROUP BY project.id, project.agents_at_once
 ORDER BY project.id
 
+-- name: breakers
+SELECT * FROM breakers ORDER BY credential, id
+
 -- name: recent_tasks
 SELECT id, project_id, title, status, reason, agent, created_at, updated_at, ended_at
 FROM board ORDER BY updated_at DESC, id LIMIT $1

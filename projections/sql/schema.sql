@@ -5,8 +5,8 @@
 -- projector rebuilds.
 --
 -- Two kinds of table:
---   entity tables (projects, tasks, runs, environments, pull_requests, deliveries, experiments, chaos): one row an
---     entity, replaced when it changes; `sequence` is the log sequence of the last decision that changed the row;
+--   entity tables (projects, tasks, breakers, runs, environments, pull_requests, deliveries, experiments, chaos): one
+--     row an entity, replaced when it changes; `sequence` is the log sequence of the last decision that changed it;
 --   append-only tables (entries, call_states): a row an event, never changed.
 -- Queries read the views board and timeline, which put the two together.
 --
@@ -56,6 +56,19 @@ CREATE TABLE tasks (
     ended_at      timestamptz,
     sequence      bigint      NOT NULL,
     state         bytea       NOT NULL  -- MessagePack of events.task.Task, from which the fold goes on
+);
+
+CREATE TABLE breakers (
+    id         text COLLATE "C" PRIMARY KEY,
+    credential text        NOT NULL, -- which one it is for, for a person; no secret
+    status     text COLLATE "C" NOT NULL, -- closed, open, half_open
+    failures   integer     NOT NULL, -- in a row
+    cause      text        NOT NULL, -- of the last failure
+    detail     text        NOT NULL,
+    until      timestamptz,          -- set while it is not closed
+    probe      text        NOT NULL, -- the run that tries
+    updated_at timestamptz NOT NULL,
+    sequence   bigint      NOT NULL
 );
 
 CREATE TABLE runs (

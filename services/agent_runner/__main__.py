@@ -16,6 +16,7 @@ from infra.sender import Sender
 from infra.service import Runtime, run
 from services.agent_runner.adapters import open_model
 from services.agent_runner.adapters.http import Http
+from services.agent_runner.breakers import Breakers
 from services.agent_runner.handlers import Handlers
 from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.ports import Model, Models
@@ -67,6 +68,7 @@ class AgentRunner:
             runner=runner,
             backoff_seconds=settings.worker.model_backoff_seconds,
             hosts=hosts,
+            breakers=Breakers(jetstream.log, self._watch),
         )
         leases = ShownLeases(
             jetstream.leases,

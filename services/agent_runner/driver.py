@@ -10,6 +10,7 @@ Everything that waits, waits for ``changed``; limits of time are looked at twice
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
@@ -30,6 +31,7 @@ from events.run import (
     RunCancelled,
     RunEnd,
     RunFellSilent,
+    RunStarved,
     RunSucceeded,
     RunTimedOut,
     RunUnprepared,
@@ -481,6 +483,9 @@ class Driver:
                 cause=RUN_ENDS[type(ended)],
                 detail=failure_text(ended),
                 retryable=is_retryable(ended),
+                transient=isinstance(ended, RunStarved),
+                retry_after_seconds=ended.retry_after_seconds if isinstance(ended, RunStarved) else 0.0,
+                jitter=random.random(),
             )
         await self.plumbing.sender.send(
             subjects.SCHEDULER,

@@ -16,8 +16,7 @@ from services.agent_runner.deciders import run as decider
 from services.agent_runner.driver import Driver
 from services.agent_runner.ending import Ending
 from services.agent_runner.ports import Model, ModelAnswer, ModelRequest, ModelUnavailable
-
-TOKENS_A_PRICE = 1_000_000
+from services.agent_runner.provider import Provider
 
 
 async def work(driver: Driver) -> None:
@@ -29,6 +28,7 @@ async def work(driver: Driver) -> None:
         model = driver.plumbing.open_model(agent)
     except Permanent as error:
         raise Ending(RunRefused(cause=error.slug, detail=str(error))) from error
+    provider = Provider(driver, agent)
     while True:
         await driver.results()
         submitted = _submitted(driver)
@@ -41,10 +41,11 @@ async def work(driver: Driver) -> None:
             await driver.decide(lambda run: decider.remind(run, driver.epoch))
             _end_if_ended(driver)
         await _wait_for_retry(driver)
-        await _turn(driver, agent, model)
+        await provider.may_call()
+        await _turn(driver, agent, model, provider)
 
 
-async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
+async def _turn(driver: Driver, agent: ModelAgent, model: Model, provider: Provider) -> None:
     began = asyncio.get_running_loop().time()
     with telemetry.span(
         f"chat {agent.model or agent.provider}",
@@ -57,6 +58,9 @@ async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
         except ModelUnavailable as error:
             span.fail(str(error))
             unavailable = error
+            await provider.flinched(
+                cause=error.cause, detail=str(error), retry_after_seconds=error.retry_after_seconds or 0.0
+            )
             await driver.decide(
                 lambda run: decider.postpone(
                     run,
@@ -72,15 +76,20 @@ async def _turn(driver: Driver, agent: ModelAgent, model: Model) -> None:
             _end_if_ended(driver)
             return
         except Permanent as error:
+            await provider.answered()
             raise Ending(RunRefused(cause=error.slug, detail=str(error))) from error
     assert isinstance(answer, ModelAnswer)
+    await provider.answered()
     requested = [
         decider.Requested(asked=call, arguments=await store_content(driver.plumbing.content, call.arguments))
         for call in answer.calls
     ]
-    cost_usd = (
-        answer.input_tokens * agent.price.input_usd + answer.output_tokens * agent.price.output_usd
-    ) / TOKENS_A_PRICE
+    cost_usd = agent.price.cost_usd(
+        input=answer.input_tokens,
+        output=answer.output_tokens,
+        cache_read=answer.cache_read_tokens,
+        cache_write=answer.cache_write_tokens,
+    )
     duration_ms = round((asyncio.get_running_loop().time() - began) * 1000)
     await driver.decide(
         lambda run: decider.respond(run, driver.epoch, answer, requested, cost_usd=cost_usd, duration_ms=duration_ms)

@@ -12,6 +12,7 @@ from infra.entities import EntityStore
 from infra.hosts import Hosts
 from infra.ports import Clock, ContentStore, EventLog
 from infra.sender import Sender
+from services.agent_runner.breakers import Breakers
 from services.agent_runner.ports import Model
 from services.agent_runner.watch import Watch
 
@@ -34,4 +35,5 @@ class Plumbing:
     runner: str
     backoff_seconds: float
     hosts: Hosts
+    breakers: Breakers
     snapshots: Path | None = None

@@ -55,7 +55,7 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``stop_reason`` is end_turn, tool_use, max_tokens, refusal or what else the provider says.
 
     After ``max_tokens`` the last call may be cut off: then its arguments are no valid JSON. ``input_tokens``
-    includes those that were read from or written to the provider's cache.
+    includes those that were read from or written to the provider's cache, which the two below count.
     """
 
     text: str = ""
@@ -64,6 +64,8 @@ class ModelAnswer(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class Model(Protocol):

@@ -1,10 +1,12 @@
-"""One view of the log for all runs of a process: environments' and tasks' records, handed to whom they concern."""
+"""One view of the log for all runs of a process: records of environments, tasks and breakers, handed to whom
+they concern."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
 
+from events.breaker import BREAKER
 from events.envelope import Recorded
 from events.environment import ENVIRONMENT
 from events.task_state import TASK
@@ -20,7 +22,7 @@ class Watch:
 
     async def start(self) -> Following:
         return await self._log.follow(
-            self._deliver, after=await self._log.last_sequence(), entities=(ENVIRONMENT.name, TASK.name)
+            self._deliver, after=await self._log.last_sequence(), entities=(ENVIRONMENT.name, TASK.name, BREAKER.name)
         )
 
     def add(self, entity: str, id: str, receiver: Receiver) -> None:

@@ -25,7 +25,7 @@ EXAMPLE = """\
 # base_url = ""                     # empty: the provider's own
 # instructions = ""                 # added to what Cairn tells the model
 # max_output_tokens = 8192          # in one answer
-# price = { input_usd = 3.0, output_usd = 15.0 }   # for a million tokens; only for what is reported and budgets
+# price = { input_usd = 3.0, output_usd = 15.0, cached_input_usd = 0.3, cache_write_usd = 3.75 }   # a million tokens
 # limits = { steps = 200, tokens = 0, seconds = 1800.0, idle_seconds = 600.0, cost_usd = 0.0 }   # 0: no limit
 
 # [agents.claude.tools.deploy]        # a tool of its own: a command that gets the call's arguments as JSON on stdin
@@ -48,6 +48,7 @@ EXAMPLE = """\
 # kind = "program"
 # command = ["claude", "--print", "--permission-mode", "acceptEdits", "{prompt}"]   # also in $CAIRN_PROMPT_FILE
 # secrets = { ANTHROPIC_API_KEY = "env:ANTHROPIC_API_KEY" }   # variable the program sees = reference
+# preflight = ["--version"]         # arguments with which workers try if it can be run; []: it only has to be there
 # session_file = ""                 # its own record of the session: compared before it is started again
 # limits = { seconds = 3600.0, idle_seconds = 600.0 }
 
@@ -68,11 +69,16 @@ EXAMPLE = """\
 # agents_at_once = 10               # of all projects together
 # retry_delay_seconds = 1.0
 # reconcile_seconds = 5.0           # how often what should run is compared with what does
+# transient_attempts = 5            # tries of a stage whose provider left its run without answers
+# backoff_seconds = 10.0            # the first wait before that; it doubles
+# breaker_failures = 3              # so many of them in a row and a credential is left alone
+# breaker_seconds = 300.0           # for so long
 
 # [worker]
 # host = ""                         # this worker's name; empty: the host's
 # agents_at_once = 64
 # lease_seconds = 15.0              # how long a run waits for its runner to show life before another takes it
+# preflight_seconds = 45.0          # how often the programs of agents are tried
 # grace_seconds = 20.0              # what a process is given to end when it is asked to
 # output_limit_bytes = 1073741824   # of one process
 

@@ -30,6 +30,27 @@ def queue(context: typer.Context, as_json: AsJson = False) -> None:
             [(row["id"], row["running"], row["starting"], row["agents_at_once"]) for row in answer["projects"]],
             empty="",
         )
+    broken = [row for row in answer.get("breakers", ()) if row["failures"]]
+    if broken:
+        console.table(
+            ["credential", "breaker", "failures", "last", "until", "probe"],
+            [
+                (
+                    row["credential"],
+                    row["status"].replace("_", "-"),
+                    row["failures"],
+                    row["cause"],
+                    console.when(row["until"]),
+                    row["probe"],
+                )
+                for row in broken
+            ],
+            empty="",
+        )
+    for host, programs in answer.get("preflight", {}).items():
+        for finding in programs.values():
+            if finding.get("problem"):
+                console.say(f"{finding['problem']} on {host}.", style="yellow")
     if answer.get("interrupted"):
         console.say(f"Nobody holds {', '.join(answer['interrupted'])}: interrupted.", style="yellow")
     if answer["recent"]:

@@ -8,6 +8,7 @@ import sys
 from events import subjects
 from events.environment import ENVIRONMENT
 from events.pull_request import PULL_REQUEST
+from infra.agents import ConfiguredAgents
 from infra.consuming import consumer
 from infra.entities import EntityStore
 from infra.hosts import Hosts
@@ -17,6 +18,7 @@ from infra.service import Runtime, run
 from services.environment_manager import tools
 from services.environment_manager.adapters.compose import DockerCompose
 from services.environment_manager.adapters.processes import ShimProcesses
+from services.environment_manager.adapters.programs import try_program
 from services.environment_manager.adapters.workspaces import GitWorkspaces
 from services.environment_manager.checkpoints import CheckpointHandlers
 from services.environment_manager.executor import Executor, Plumbing
@@ -27,6 +29,7 @@ from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.people import People
 from services.environment_manager.ports import FileTools, Processes, Systems, Workspaces
+from services.environment_manager.preflight import Preflight
 from services.environment_manager.pull_requests import PullRequestHandlers
 from services.environment_manager.systems import ComposedSystems
 
@@ -44,6 +47,7 @@ class EnvironmentManager:
         workspaces: Workspaces,
         processes: Processes,
         execute_file_tool: FileTools,
+        preflight: Preflight,
         systems: Systems | None = None,
     ) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
@@ -70,6 +74,7 @@ class EnvironmentManager:
             bundle_checkpoints=settings.worker.bundle_checkpoints != "never",
         )
         self._runtime = runtime
+        self._preflight = preflight
         self._hosts = Hosts(
             jetstream.hosts, runtime.clock, own=settings.host, lease_seconds=settings.worker.lease_seconds
         )
@@ -131,7 +136,9 @@ class EnvironmentManager:
 
     async def start(self) -> EnvironmentManager:
         """Agree with the log first: what was begun before goes on before anything new is taken."""
-        self._announcing = self._runtime.guard(asyncio.create_task(self._hosts.announce()))
+        await self._preflight.look()  # Before anybody counts on this host.
+        self._announcing = self._runtime.guard(asyncio.create_task(self._hosts.announce(self._preflight.sign)))
+        self._looking = self._runtime.guard(asyncio.create_task(self._preflight.run()))
         self._following = await self._keeper.start()
         for taking in self._consumers:
             await taking.start()
@@ -141,6 +148,7 @@ class EnvironmentManager:
     async def stop(self) -> None:
         self._keeping.cancel()
         self._announcing.cancel()
+        self._looking.cancel()
         for taking in self._consumers:
             await taking.stop(STOP_SECONDS)
         await self._following.close()
@@ -151,7 +159,11 @@ async def start(runtime: Runtime) -> EnvironmentManager:
     workspaces = GitWorkspaces(runtime.settings.home_path)
     processes = ShimProcesses(workspaces.directory)
     systems = DockerCompose(runtime.settings.home_path)
-    return await EnvironmentManager(runtime, workspaces, processes, tools.execute_file_tool, systems).start()
+    preflight = Preflight(
+        ConfiguredAgents().known, try_program, runtime.clock, seconds=runtime.settings.worker.preflight_seconds
+    )
+    manager = EnvironmentManager(runtime, workspaces, processes, tools.execute_file_tool, preflight, systems)
+    return await manager.start()
 
 
 if __name__ == "__main__":

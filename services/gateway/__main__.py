@@ -11,6 +11,7 @@ import structlog
 
 from events import subjects
 from infra import settings
+from infra.agents import ConfiguredAgents
 from infra.api_keys import KEYS_FILE, ApiKeys, ensure_local_key, let_in
 from infra.durability import Finder
 from infra.hosts import Hosts
@@ -27,6 +28,7 @@ from services.gateway.explanation import ReadModelExplainer
 from services.gateway.feeds import Feeds, Hub
 from services.gateway.output_stream import OutputStreams
 from services.gateway.parts import Parts
+from services.gateway.preflights import of_hosts
 from services.gateway.read_models import LazyReadModels
 from services.gateway.server import PortUnusable, Server, bind
 from services.gateway.sse import EventStreams
@@ -68,6 +70,7 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
         progress = await stack.enter_async_context(ReadModelProgress(database, chosen.tenant))
         hosts = Hosts(jetstream.hosts, runtime.clock, own="", lease_seconds=chosen.worker.lease_seconds)
         jetstream.on_reconnect(hosts.reconnected)
+        preflights = of_hosts(hosts)
         parts = Parts(
             commands=Commands(
                 jetstream.commands,
@@ -84,10 +87,14 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             dead_letters=jetstream.dead_letters,
             leases=jetstream.leases,
             hosts=jetstream.hosts,
+            preflights=preflights,
+            agents_at_once=chosen.scheduling.agents_at_once,
             durability=Finder(chosen.nats),
             read_models=read_models,
             read_model_progress=progress,
-            explainer=ReadModelExplainer(read_models, runtime.clock, chosen.scheduling.agents_at_once),
+            explainer=ReadModelExplainer(
+                read_models, runtime.clock, chosen.scheduling.agents_at_once, ConfiguredAgents().known, preflights
+            ),
             event_streams=EventStreams(jetstream.log, hub, feeds),
             output_streams=OutputStreams(jetstream.log, jetstream.output, hub, feeds),
             health=runtime.health,

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from events.agents import Agent, ProgramAgent
+from events.breaker import Breaker, credential_of
+from events.errors import Invalid
+from events.preflight import why_unfit
+from events.project import ProjectSettings
+from events.task import TaskSpecification
 from events.task_state import Question
 from infra.ports import Clock
+from projections.queries import ReadModels, Row
 from projections.task import DivergenceView, StageView
 from services.gateway.ports import Explanation, Obstacle, OpenReadModels
+from services.gateway.preflights import AskPreflights
 
 _ENDED = {"completed", "failed", "blocked", "cancelled"}
 _stages = msgspec.json.Decoder(tuple[StageView, ...])
@@ -21,7 +29,8 @@ _divergences = msgspec.json.Decoder(tuple[DivergenceView, ...])
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """What the read models know about a task and what it competes with. ``needs`` maps the ids of the tasks that it
-    depends on to their status; ``running`` are runs of the project's agents, ``running_overall`` counts all."""
+    depends on to their status; ``running`` are runs of the project's agents, ``running_overall`` counts all.
+    ``providers`` and ``programs`` say why its agents' credentials and programs cannot be used now."""
 
     task_id: str
     status: str
@@ -34,6 +43,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     project_limit: int
     running_overall: int
     overall_limit: int
+    providers: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
 
 
 def explain(situation: Situation, now: datetime) -> Explanation:
@@ -42,7 +53,7 @@ def explain(situation: Situation, now: datetime) -> Explanation:
     if situation.status not in _ENDED:
         obstacles = [*_waits_for_person(situation), *_waits_for_tasks(situation), *_waits_for_time(situation, now)]
         if not obstacles and situation.status == "queued":
-            obstacles = _waits_for_slot(situation)
+            obstacles = [*_waits_for_agent(situation), *_waits_for_slot(situation)]
     return Explanation(
         task_id=situation.task_id,
         status=situation.status,
@@ -94,6 +105,11 @@ def _waits_for_time(situation: Situation, now: datetime) -> list[Obstacle]:
     ]
 
 
+def _waits_for_agent(situation: Situation) -> list[Obstacle]:
+    found = [Obstacle(kind="breaker-open", detail=f"{reason}.") for reason in situation.providers]
+    return found + [Obstacle(kind="preflight", detail=f"{reason}.") for reason in situation.programs]
+
+
 def _waits_for_slot(situation: Situation) -> list[Obstacle]:
     found = []
     if len(situation.running) >= situation.project_limit:
@@ -122,12 +138,22 @@ def _summary(situation: Situation, obstacles: list[Obstacle]) -> str:
 
 
 class ReadModelExplainer:
-    """``Explainer`` over the read models. ``overall_limit`` is how many agents the scheduler runs at once."""
+    """``Explainer`` over the read models. ``overall_limit`` is how many agents the scheduler runs at once, ``agents``
+    gives those that are configured, and raises ``Invalid`` where they cannot be read."""
 
-    def __init__(self, read_models: OpenReadModels, clock: Clock, overall_limit: int) -> None:
+    def __init__(
+        self,
+        read_models: OpenReadModels,
+        clock: Clock,
+        overall_limit: int,
+        agents: Callable[[], Mapping[str, Agent]],
+        preflights: AskPreflights,
+    ) -> None:
         self._read_models = read_models
         self._clock = clock
         self._overall_limit = overall_limit
+        self._agents = agents
+        self._preflights = preflights
 
     async def explain(self, task_id: str) -> Explanation | None:
         models = await self._read_models()
@@ -139,6 +165,10 @@ class ReadModelExplainer:
         queue = await models.queue()
         limits = {row["id"]: row["agents_at_once"] for row in queue["projects"]}
         running = [stage for row in await _active(models.tasks, task["project_id"]) for stage in _running(row)]
+        waiting = await self._waiting_agents(models, task)
+        now = self._clock.now()
+        breakers = {row["id"]: row for row in queue["breakers"]}
+        preflights = await self._preflights()
         return explain(
             Situation(
                 task_id=task_id,
@@ -152,9 +182,50 @@ class ReadModelExplainer:
                 project_limit=limits.get(task["project_id"], 1),
                 running_overall=sum(row["running"] + row["starting"] for row in queue["projects"]),
                 overall_limit=self._overall_limit,
+                providers=_told(_why_no_provider(agent, breakers, now) for agent in waiting),
+                programs=_told(why_unfit(_program(agent), preflights) for agent in waiting),
             ),
-            self._clock.now(),
+            now,
         )
+
+    async def _waiting_agents(self, models: ReadModels, task: Row) -> list[Agent]:
+        """The agents, as they are configured, that the waiting stages of the task are for."""
+        project = await models.project(task["project_id"])
+        if project is None:
+            return []
+        settings = msgspec.json.decode(project["settings"], type=ProjectSettings)
+        asked = msgspec.json.decode(task["specification"], type=TaskSpecification).agent
+        try:
+            agents = self._agents()
+        except Invalid:
+            return []
+        stages = [stage for stage in _stages.decode(task["stages"]) if stage.status == "waiting" and stage.role]
+        names = dict.fromkeys(settings.agent_for(stage.role, asked) for stage in stages)
+        return [agents[name] for name in names if name in agents]
+
+
+def _why_no_provider(agent: Agent, breakers: Mapping[str, Row], now: datetime) -> str:
+    credential = credential_of(agent)
+    row = breakers.get(credential.id) if credential is not None else None
+    if row is None:
+        return ""
+    breaker = Breaker(
+        id=row["id"],
+        credential=row["credential"],
+        faults=("",) * row["failures"],
+        until=row["until"],
+        probe=row["probe"],
+        cause=row["cause"],
+    )
+    return breaker.why_not(now, is_probing=bool(row["probe"]))
+
+
+def _program(agent: Agent) -> str:
+    return agent.command[0] if isinstance(agent, ProgramAgent) and agent.command else ""
+
+
+def _told(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, reasons)))
 
 
 async def _active(tasks: Callable[..., Any], project: str) -> list[dict[str, Any]]:

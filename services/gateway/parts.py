@@ -14,6 +14,7 @@ from services.gateway.archives import Archives
 from services.gateway.commands import Commands
 from services.gateway.output_stream import OutputStreams
 from services.gateway.ports import Checkpoints, Explainer, OpenReadModels, ReadModelProgress
+from services.gateway.preflights import AskPreflights
 from services.gateway.sse import EventStreams
 
 
@@ -27,6 +28,8 @@ class Parts:
     dead_letters: DeadLetters
     leases: RunLeases
     hosts: HostRegistry
+    preflights: AskPreflights
+    agents_at_once: int
     durability: Callable[[], Awaitable[Durability]]
     read_models: OpenReadModels
     read_model_progress: ReadModelProgress

@@ -141,10 +141,16 @@ async def timeline(
 
 @router.get("/queue", responses=ONE)
 async def queue(request: Request, wait_for: WaitFor = 0) -> Response:
-    """Counts by status, limits, the runs that began and that nobody holds, and the tasks that changed last."""
+    """Counts by status, limits, the runs that began and that nobody holds, the breakers of credentials, what each
+    worker found out about the programs of agents, and the tasks that changed last."""
     models, at = await models_at(request, wait_for)
-    answer = await models.queue()
-    return Json(await shown_queue(models, answer, await held_now(parts(request).leases)), headers=at)
+    gateway = parts(request)
+    answer = {
+        **await models.queue(),
+        "limits": {"agents_at_once": gateway.agents_at_once},
+        "preflight": await gateway.preflights(),
+    }
+    return Json(await shown_queue(models, answer, await held_now(gateway.leases)), headers=at)
 
 
 @router.get("/environments", responses=PAGE)

@@ -51,7 +51,7 @@ async def _queue(found: Parts) -> dict[str, Any] | None:
 
 async def _hosts(found: Parts) -> dict[str, float] | None:
     try:
-        return {host: round(seconds, 1) for host, seconds in sorted((await found.hosts.all()).items())}
+        return {host: round(sign.silent_seconds, 1) for host, sign in sorted((await found.hosts.all()).items())}
     except CairnError:
         return None
 

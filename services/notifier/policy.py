@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from events.breaker import BREAKER, BreakerClosed, BreakerOpened
 from events.catalogue import ENTITIES, EVENTS
 from events.delivery import DELIVERY, DeliveryPlanned
 from events.envelope import Recorded
@@ -49,6 +50,11 @@ WORDS: dict[type[Event], Callable[[str, Any], Words]] = {
         f"{id} has diverged: what is to hold?",
         f"The {event.kind} is not as the log tells it: expected {event.expected}, found {event.found}.",
     ),
+    BreakerOpened: lambda id, event: (
+        f"{event.credential} failed {event.failures} times in a row: it is left alone until {event.until:%H:%M:%S} UTC",
+        _cause(event),
+    ),
+    BreakerClosed: lambda id, event: (f"{event.credential} answers again", ""),
     ApprovalRequested: lambda id, event: (f"{id} waits for the approval of {event.stage}", ""),
     PullRequestOpened: lambda id, event: (f"Pull request {id} was opened: {event.title}", event.description),
     PullRequestMerged: lambda id, event: (f"Pull request {id} was merged", f"as {event.commit}"),
@@ -82,7 +88,7 @@ def entities(webhooks: Mapping[str, Webhook]) -> tuple[str, ...]:
     """The entities to follow: those of the app's rule, or all where a webhook asks for more than the app."""
     if any(set(webhook.events) - DEFAULT_EVENTS for webhook in webhooks.values()):
         return tuple(name for name in ENTITIES if name != DELIVERY.name)
-    return (TASK.name, PULL_REQUEST.name)
+    return (TASK.name, PULL_REQUEST.name, BREAKER.name)
 
 
 def check(webhooks: Mapping[str, Webhook]) -> None:

@@ -6,12 +6,12 @@ import asyncio
 import sys
 
 from events import subjects
+from infra.agents import ConfiguredAgents
 from infra.consuming import consumer
 from infra.hosts import Hosts
 from infra.sender import Sender
 from infra.service import Runtime, run
 from infra.snapshots import SnapshotFile
-from services.scheduler.adapters.agents import ConfiguredAgents
 from services.scheduler.board import Board, BoardSnapshot
 from services.scheduler.handlers import Handlers
 from services.scheduler.placer import Placer
@@ -38,12 +38,13 @@ class Scheduler:
             agents,
             hosts,
             self._wake.set,
-            retry_delay_seconds=settings.scheduling.retry_delay_seconds,
+            settings.scheduling,
         )
         self._placer = Placer(
             self._board,
             self._handlers,
             agents,
+            hosts,
             runtime.clock,
             self._wake,
             agents_at_once=settings.scheduling.agents_at_once,

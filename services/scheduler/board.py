@@ -1,4 +1,4 @@
-"""What the scheduler knows: every project and task, folded from the log and kept up to date.
+"""What the scheduler knows: every project, task and breaker, folded from the log and kept up to date.
 
 The board begins with a snapshot, if there is one, and a replay of what came since, and follows the log from there. The
 scheduler's own decisions are put in at once, so that placement never works with less than what was just decided; the
@@ -12,23 +12,25 @@ from datetime import datetime
 
 import msgspec
 
+from events.breaker import BREAKER, Breaker
 from events.envelope import Recorded
 from events.project import PROJECT, Project
 from events.task_state import TASK, Task
 from infra.ports import EventLog, Following
 from infra.snapshots import SnapshotFile
 
-ENTITIES = (PROJECT.name, TASK.name)
+ENTITIES = (PROJECT.name, TASK.name, BREAKER.name)
 
 # So many decisions may be read again at a start before a new snapshot is worth its writing.
 DECISIONS_BETWEEN_SNAPSHOTS = 5_000
 
 
 class BoardSnapshot(msgspec.Struct, frozen=True):
-    """Projects and tasks with their revisions, and the traces of the tasks."""
+    """Projects, tasks and breakers with their revisions, and the traces of the tasks."""
 
     projects: list[tuple[Project, int]]
     tasks: list[tuple[Task, int]]
+    breakers: list[tuple[Breaker, int]]
     traces: dict[str, str]
 
 
@@ -41,6 +43,7 @@ class Board:
         self._since_saved = 0
         self.projects: dict[str, Project] = {}
         self.tasks: dict[str, Task] = {}
+        self.breakers: dict[str, Breaker] = {}
         # Task → the trace that its submission began, so that everything done for it later belongs to it.
         self.traces: dict[str, str] = {}
         self._revisions: dict[tuple[str, str], int] = {}
@@ -66,6 +69,7 @@ class Board:
         snapshot = BoardSnapshot(
             projects=[(project, self._revisions[PROJECT.name, id]) for id, project in self.projects.items()],
             tasks=[(task, self._revisions[TASK.name, id]) for id, task in self.tasks.items()],
+            breakers=[(breaker, self._revisions[BREAKER.name, id]) for id, breaker in self.breakers.items()],
             traces=self.traces,
         )
         self._snapshots.save(snapshot, created_at=self._created_at, sequence=self.sequence)
@@ -76,6 +80,8 @@ class Board:
             self.put_project(project, revision)
         for task, revision in snapshot.tasks:
             self.put_task(task, revision)
+        for breaker, revision in snapshot.breakers:
+            self.put_breaker(breaker, revision)
         self.traces.update(snapshot.traces)
         self.sequence = sequence
 
@@ -101,6 +107,9 @@ class Board:
         elif envelope.entity == PROJECT.name:
             project = self.projects.get(envelope.entity_id) or PROJECT.initial(envelope.entity_id)
             self.put_project(PROJECT.fold_onto(project, envelope.events), record.sequence)
+        elif envelope.entity == BREAKER.name:
+            breaker = self.breakers.get(envelope.entity_id) or BREAKER.initial(envelope.entity_id)
+            self.put_breaker(BREAKER.fold_onto(breaker, envelope.events), record.sequence)
         return True
 
     def put_task(self, task: Task, revision: int) -> None:
@@ -113,6 +122,10 @@ class Board:
     def put_project(self, project: Project, revision: int) -> None:
         if self._newer(PROJECT.name, project.id, revision) and project.settings is not None:
             self.projects[project.id] = project
+
+    def put_breaker(self, breaker: Breaker, revision: int) -> None:
+        if self._newer(BREAKER.name, breaker.id, revision):
+            self.breakers[breaker.id] = breaker
 
     def task_of_submission(self, submission_id: str) -> str | None:
         return self._submissions.get(submission_id)

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from events import names, subjects
+from events.breaker import BREAKER, Breaker, RecordProviderAnswer, RecordProviderFault, RequestProbe
 from events.envelope import CommandEnvelope, Outcome
 from events.environment import ReconcileEnvironment
 from events.errors import CommandRejected, Invalid, NotFound, Transient
@@ -35,12 +36,15 @@ from infra.entities import Cause, Decision, EntityStore
 from infra.hosts import Hosts
 from infra.ports import Clock, EventLog
 from infra.sender import Sender
+from infra.settings import Scheduling
 from services.scheduler import policy
 from services.scheduler.board import Board
+from services.scheduler.deciders import breaker as breaker_decider
 from services.scheduler.deciders import divergence as divergence_decider
 from services.scheduler.deciders import fork as fork_decider
 from services.scheduler.deciders import project as project_decider
 from services.scheduler.deciders import task as task_decider
+from services.scheduler.deciders.task import Retries
 from services.scheduler.forks import find_source
 from services.scheduler.ports import Agents
 
@@ -62,11 +66,11 @@ class Handlers:
         agents: Agents,
         hosts: Hosts,
         changed: Callable[[], None],
-        *,
-        retry_delay_seconds: float,
+        scheduling: Scheduling,
     ) -> None:
         self._log = log
         self._tasks = EntityStore(log, TASK, clock)
+        self._breakers = EntityStore(log, BREAKER, clock)
         self._projects = EntityStore(log, PROJECT, clock)
         self._sender = sender
         self._clock = clock
@@ -74,7 +78,12 @@ class Handlers:
         self._agents = agents
         self._hosts = hosts
         self._changed = changed
-        self._retry_delay_seconds = retry_delay_seconds
+        self._scheduling = scheduling
+        self._retries = Retries(
+            delay_seconds=scheduling.retry_delay_seconds,
+            transient_attempts=scheduling.transient_attempts,
+            backoff_seconds=scheduling.backoff_seconds,
+        )
 
     async def handle(self, envelope: CommandEnvelope) -> Outcome:
         command = envelope.command
@@ -84,6 +93,9 @@ class Handlers:
             return await self._submit(envelope, command)
         if isinstance(command, ForkRun):
             return await self._fork(envelope, command)
+        if isinstance(command, RecordProviderFault | RecordProviderAnswer | RequestProbe):
+            decided = await self.decide_breaker(envelope.entity_id, Cause.of(envelope), command)
+            return _accepted(BREAKER.name, envelope.entity_id, decided)
         cause = Cause.of(envelope, "-resolved" if isinstance(command, ResolveDivergence) else "")
         if isinstance(command, OF_PEOPLE) and await self._is_decided(TASK.name, envelope.entity_id, cause):
             return Outcome(accepted=True, entity=TASK.name, entity_id=envelope.entity_id)
@@ -111,6 +123,31 @@ class Handlers:
                 if before is None or key not in before.requests:
                     await self.dispatch(decision.state, request, cause)
             logger.info("decided", task=id, events=[type(event).__name__ for event in decision.events])
+            self._changed()
+        return decision
+
+    async def decide_breaker(
+        self, id: str, cause: Cause, command: RecordProviderFault | RecordProviderAnswer | RequestProbe
+    ) -> Decision[Breaker]:
+        def decide(breaker: Breaker) -> Sequence[Event]:
+            if isinstance(command, RecordProviderAnswer):
+                return breaker_decider.record_answer(breaker, command)
+            now = self._clock.now()
+            if isinstance(command, RequestProbe):
+                is_probing = policy.is_probing(breaker, self._board.tasks)
+                return breaker_decider.request_probe(breaker, command, now=now, is_probing=is_probing)
+            return breaker_decider.record_fault(
+                breaker,
+                command,
+                now=now,
+                failures=self._scheduling.breaker_failures,
+                open_seconds=self._scheduling.breaker_seconds,
+            )
+
+        decision = await self._breakers.decide(id, cause, decide)
+        if decision.events:
+            self._board.put_breaker(decision.state, decision.revision)
+            logger.info("decided", breaker=id, events=[type(event).__name__ for event in decision.events])
             self._changed()
         return decision
 
@@ -262,9 +299,7 @@ class Handlers:
             case RecordRunSucceeded() as command:
                 return task_decider.record_run_succeeded(task, command)
             case RecordRunFailed() as command:
-                return task_decider.record_run_failed(
-                    task, command, now=self._clock.now(), retry_delay_seconds=self._retry_delay_seconds
-                )
+                return task_decider.record_run_failed(task, command, now=self._clock.now(), retries=self._retries)
             case RecordCheck() as command:
                 return task_decider.record_check(task, command)
             case AskQuestion() as command:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Mapping
 
 import structlog
 
-from events.agents import Agent, ModelAgent
+from events.agents import Agent, ModelAgent, ProgramAgent
+from events.breaker import RequestProbe
 from events.errors import CairnError, Invalid
+from events.names import run_id
+from events.preflight import Preflights
 from events.task import RunRequested, StartStage
 from infra.entities import Cause
+from infra.hosts import Hosts
 from infra.ports import Clock
 from services.scheduler import policy
 from services.scheduler.board import Board
@@ -36,6 +41,7 @@ class Placer:
         board: Board,
         handlers: Handlers,
         agents: Agents,
+        hosts: Hosts,
         clock: Clock,
         wake: asyncio.Event,
         *,
@@ -45,6 +51,7 @@ class Placer:
         self._board = board
         self._handlers = handlers
         self._agents = agents
+        self._hosts = hosts
         self._clock = clock
         self._wake = wake
         self._agents_at_once = agents_at_once
@@ -84,19 +91,43 @@ class Placer:
             logger.error("no agents can be started", error=str(error))
             return self._reconcile_seconds
         placed = policy.place(
-            self._board.tasks, self._board.projects, agents, agents_at_once=self._agents_at_once, now=now
+            self._board.tasks,
+            self._board.projects,
+            agents,
+            agents_at_once=self._agents_at_once,
+            now=now,
+            breakers=self._board.breakers,
+            preflights=await self._preflights(agents),
         )
         for id, reason in placed.waiting.items():
             logger.debug("waiting", task=id, reason=reason)
         for placement in placed.placements:
             try:
-                await self._start(placement, agents[placement.agent_name])
+                if await self._may(placement):
+                    await self._start(placement, agents[placement.agent_name])
             except CairnError as error:
                 logger.warning("not started", task=placement.task_id, stage=placement.stage, error=str(error))
                 return min(1.0, self._reconcile_seconds)
         if placed.wake_at is None:
             return self._reconcile_seconds
         return max(0.01, min(self._reconcile_seconds, (placed.wake_at - now).total_seconds()))
+
+    async def _preflights(self, agents: Mapping[str, Agent]) -> Preflights:
+        """What the workers say of the programs of agents, where there is one that could be started."""
+        ready = any(stage.role for task in self._board.tasks.values() for stage in task.ready_stages())
+        if not ready or not any(isinstance(agent, ProgramAgent) for agent in agents.values()):
+            return {}
+        return await self._hosts.preflights()
+
+    async def _may(self, placement: Placement) -> bool:
+        """Whether the placement's run is the probe, where it is to be one: another may have been faster."""
+        if not placement.probes:
+            return True
+        state = self._board.tasks[placement.task_id].stages[placement.stage]
+        run = run_id(placement.task_id, placement.stage, state.attempt + 1)
+        cause = Cause(id=f"{run}-probe-{self._clock.now().timestamp():.3f}", actor="scheduler")
+        decision = await self._handlers.decide_breaker(placement.probes, cause, RequestProbe(run_id=run))
+        return decision.state.lets(run)
 
     async def _start(self, placement: Placement, agent: Agent) -> None:
         task = self._board.tasks[placement.task_id]

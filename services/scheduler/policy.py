@@ -13,12 +13,14 @@ from datetime import datetime
 
 import msgspec
 
-from events.agents import Agent, Limits
+from events.agents import Agent, Limits, ProgramAgent
+from events.breaker import Breaker, credential_of
 from events.calls import call_of_check
 from events.environment import PublishBranch
 from events.errors import Invalid
 from events.kernel import Command
 from events.pipeline import Stage, find_cycle
+from events.preflight import Preflights, why_unfit
 from events.project import Project
 from events.run import StartRun
 from events.task import CheckRequested, RunRequested, TaskCompleted
@@ -29,11 +31,13 @@ MAX_DEPTH = 50
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """This stage of this task is to run now, with this agent."""
+    """This stage of this task is to run now, with this agent. ``probes`` is the breaker that its run is the probe of,
+    empty where it is none."""
 
     task_id: str
     stage: str
     agent_name: str
+    probes: str = ""
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -51,43 +55,73 @@ def place(
     *,
     agents_at_once: int,
     now: datetime,
+    breakers: Mapping[str, Breaker],
+    preflights: Preflights,
 ) -> Placed:
+    """``preflights`` is what the workers found out about the programs of agents."""
     running = Counter(_project(task) for task in tasks.values() for _ in _running_stages(task))
     total = sum(running.values())
     waiting: dict[str, str] = {}
     placements: list[Placement] = []
     wake_at: datetime | None = None
+    probed = {breaker.id for breaker in breakers.values() if is_probing(breaker, tasks)}
     for task, stage in _ordered(tasks):
         reason, retry_at = _obstacle(task, stage, tasks, now)
-        if retry_at is not None and (wake_at is None or retry_at < wake_at):
-            wake_at = retry_at
         agent_name = "" if reason else agent_of(task, stage, projects)
         project = projects.get(_project(task))
         if not reason and agent_name not in agents:
             reason = f"no agent {agent_name!r} is configured" if agent_name else f"no agent for role {stage.role!r}"
+        if not reason:
+            reason = unfit(agents[agent_name], task, preflights)
         if not reason and total >= agents_at_once:
             reason = f"{total} of {agents_at_once} agents run already"
         if not reason and project is not None and project.settings is not None:
             limit = project.settings.agents_at_once
             if running[project.id] >= limit:
                 reason = f"{running[project.id]} of {limit} agents of project {project.id} run already"
+        breaker = None if reason else _open_breaker(agents[agent_name], breakers)
+        if breaker is not None and breaker.until is not None:
+            reason, retry_at = breaker.why_not(now, is_probing=breaker.id in probed), breaker.until
+        if retry_at is not None and retry_at > now and (wake_at is None or retry_at < wake_at):
+            wake_at = retry_at
         if reason:
             waiting.setdefault(task.id, f"stage {stage.name}: {reason}")
             continue
-        placements.append(Placement(task.id, stage.name, agent_name))
+        probes = breaker.id if breaker is not None else ""
+        probed.add(probes)
+        placements.append(Placement(task.id, stage.name, agent_name, probes))
         running[_project(task)] += 1
         total += 1
     return Placed(tuple(placements), waiting, wake_at)
 
 
 def agent_of(task: Task, stage: Stage, projects: Mapping[str, Project]) -> str:
-    """The task's own agent, else the one that its project gives the role, else one named like the role."""
+    """The name of the agent that does the stage's part."""
     assert task.submitted is not None
-    if task.submitted.specification.agent:
-        return task.submitted.specification.agent
+    asked = task.submitted.specification.agent
     project = projects.get(_project(task))
-    roles = project.settings.roles if project is not None and project.settings is not None else {}
-    return roles.get(stage.role, stage.role)
+    return project.settings.agent_for(stage.role, asked) if project and project.settings else asked or stage.role
+
+
+def is_probing(breaker: Breaker, tasks: Mapping[str, Task]) -> bool:
+    """Whether the breaker's probe is a run that a task asks for: one that has ended without a word probes no more."""
+    return bool(breaker.probe) and any(breaker.probe in task.requests for task in tasks.values())
+
+
+def _open_breaker(agent: Agent, breakers: Mapping[str, Breaker]) -> Breaker | None:
+    """The breaker that keeps the agent from its provider; None where nothing does."""
+    credential = credential_of(agent) if breakers else None
+    breaker = breakers.get(credential.id) if credential is not None else None
+    return breaker if breaker is not None and breaker.until is not None else None
+
+
+def unfit(agent: Agent, task: Task, preflights: Preflights) -> str:
+    """Why the agent's program cannot be run on any worker, as far as they say; of what is in containers they do not
+    know."""
+    assert task.submitted is not None
+    if not isinstance(agent, ProgramAgent) or not agent.command or task.submitted.isolation == "container":
+        return ""
+    return why_unfit(agent.command[0], preflights)
 
 
 def _project(task: Task) -> str:

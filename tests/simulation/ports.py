@@ -259,15 +259,15 @@ class ProcessHosts:
         self._process = process
         self._hosts = hosts
 
-    def announce(self, host: str) -> None:
+    def announce(self, host: str, note: bytes = b"") -> None:
         faults = self._process.network.faults
         if self._process.alive and not faults.strikes(faults.lost):
-            self._hosts.announce(host)
+            self._hosts.announce(host, note)
 
     async def silent_seconds(self, host: str) -> float:
         return await self._process.call(("silent", host), lambda: self._hosts.silent_seconds(host))
 
-    async def all(self) -> dict[str, float]:
+    async def all(self) -> dict[str, Any]:
         return await self._process.call(("hosts",), self._hosts.all)
 
 

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -24,6 +24,7 @@ import structlog
 from events.envelope import Recorded
 from events.environment import CallEnd, EnvironmentMoved, EnvironmentPrepared
 from events.errors import CairnError
+from events.preflight import Finding
 from events.run import ToolCallRequested
 from events.task_state import TASK, Task
 from infra.health import Health
@@ -32,6 +33,7 @@ from infra.service import Runtime
 from infra.settings import Scheduling, Settings, Webhook, Worker
 from services.agent_runner.__main__ import AgentRunner
 from services.environment_manager.__main__ import EnvironmentManager
+from services.environment_manager.preflight import Preflight
 from services.notifier.notifier import Notifier
 from services.notifier.ports import Answer, Arrived, Refused
 from services.scheduler.__main__ import Scheduler
@@ -195,6 +197,7 @@ class Simulation:
             HostWorkspaces(self.world, host, life),
             HostProcesses(self.world, host, life),
             file_tools(self.world, host, life),
+            Preflight(self.known, _try_program, runtime.clock, seconds=runtime.settings.worker.preflight_seconds),
         ).start()
 
     def notifier(self, runtime: SimulatedRuntime) -> Coroutine[Any, Any, Any]:
@@ -232,7 +235,9 @@ class Simulation:
                 grace_seconds=2.0,
                 bundle_checkpoints="always" if self.bundled else "never",
             ),
-            scheduling=Scheduling(agents_at_once=self.workload.agents_at_once),
+            scheduling=Scheduling(
+                agents_at_once=self.workload.agents_at_once, backoff_seconds=0.5, breaker_seconds=3.0
+            ),
             agents=self.workload.agents,
             webhooks={"chat": Webhook(url="https://chat.example/", secret="env:NONE")},
         )
@@ -372,6 +377,10 @@ class _Bugs(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if not isinstance(error, asyncio.CancelledError):
             self._bugs.append(record.getMessage())
+
+
+async def _try_program(program: str, arguments: Sequence[str]) -> Finding:
+    return Finding()
 
 
 @contextmanager

@@ -173,7 +173,7 @@ class Workload:
     @property
     def agents(self) -> dict[str, Agent]:
         return {
-            "model": ModelAgent(provider="scripted", limits=LIMITS, **self._own_tools()),
+            "model": ModelAgent(provider="openai", key="env:NONE", limits=LIMITS, **self._own_tools()),
             "program": ProgramAgent(command=("program", "{prompt}"), limits=LIMITS),
         }
 

@@ -11,7 +11,8 @@ from tests.model_server import KEY, MODEL, ModelServer
 from tests.system.stack import SystemStack
 
 # Models flinch often in tests, and nobody wants to wait for them for ten seconds.
-WORKER = {"model_backoff_seconds": 0.05, "grace_seconds": 2.0}
+WORKER = {"model_backoff_seconds": 0.05, "grace_seconds": 2.0, "preflight_seconds": 0.5}
+SCHEDULING = {"backoff_seconds": 0.05, "breaker_seconds": 1.5}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def running(directory: Path, model: ModelServer, settings: dict[str, object]) ->
     """A stack with an agent for each protocol, not started yet."""
     key = directory / "model-key"
     key.write_text(KEY)
-    stack = SystemStack(directory, {"worker": WORKER, **settings})
+    stack = SystemStack(directory, {"worker": WORKER, "scheduling": SCHEDULING, **settings})
     common = {"kind": "model", "model": MODEL, "key": f"file:{key}"}
     stack.agent("anthropic", **common, provider="anthropic", base_url=model.url)
     stack.agent("openai", **common, provider="openai", base_url=f"{model.url}/v1")

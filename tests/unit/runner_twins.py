@@ -31,6 +31,7 @@ from infra.hosts import Hosts
 from infra.memory.plumbing import Memory
 from infra.sender import Sender
 from services.agent_runner import model_loop
+from services.agent_runner.breakers import Breakers
 from services.agent_runner.driver import Driver
 from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest
@@ -167,6 +168,7 @@ class Runs:
             host="here",
             runner=f"runner-{self._count}",
             backoff_seconds=0.01,
+            breakers=Breakers(self.memory.log, watch),
             hosts=Hosts(self.memory.hosts, self.clock, own="here", lease_seconds=15.0),
         )
         envelope = CommandEnvelope(

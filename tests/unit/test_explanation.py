@@ -53,6 +53,11 @@ def situation(status: str = "queued", **changes: Any) -> Situation:
     [
         (situation(), [], "Nothing stands in its way"),
         (
+            situation(providers=("the key failed 3 times in a row",), programs=("'claude' is not there on here",)),
+            ["breaker-open", "preflight"],
+            "the key failed 3 times in a row. 'claude' is not there on here.",
+        ),
+        (
             situation("pending", needs={"shop-1": "running", "shop-2": "completed"}),
             ["dependencies"],
             "shop-1 (running)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from events.preflight import Finding
 from infra.clock import SystemClock
 from infra.hosts import Hosts
 from infra.memory.host_registry import MemoryHostRegistry
@@ -71,7 +72,8 @@ async def test_living_hosts_are_named_the_one_heard_last_first() -> None:
     await clock.sleep(9.0)
     registry.announce("c")
     await clock.sleep(0.5)
-    registry.announce("d")
+    registry.announce("d", b'{"programs":{"claude":{"problem":"it is not there"}}}')
     assert await here.living() == ["d", "c", "a"]
     await clock.sleep(1.0)
     assert await here.living() == ["d", "c"]
+    assert await here.preflights() == {"d": {"claude": Finding(problem="it is not there")}}

@@ -101,7 +101,7 @@ def test_a_long_text_is_cut() -> None:
 
 def test_only_entities_that_matter_are_followed() -> None:
     """Runs are followed only where a webhook asks for more than the app shows, deliveries never."""
-    assert policy.entities({"a": webhook(), "b": webhook("TaskFailed")}) == ("task", "pull_request")
+    assert policy.entities({"a": webhook(), "b": webhook("TaskFailed")}) == ("task", "pull_request", "breaker")
     everything = policy.entities({"a": webhook("StageApproved")})
     assert {"task", "run", "project"} < set(everything)
     assert "delivery" not in everything

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 import pytest
 
-from events.agents import Limits
+from events.agents import Agent, Limits, ModelAgent, ProgramAgent
+from events.breaker import Breaker, credential_of
 from events.environment import ExecuteTool, PublishBranch
 from events.errors import Invalid
 from events.pipeline import DEVELOPMENT, Pipeline, Stage
+from events.preflight import Finding, Preflights
 from events.project import Project
 from events.run import StartRun
 from events.task import CheckRequested, RecordCheck, RecordRunFailed, RecordRunSucceeded, StageResult, TaskCompleted
@@ -20,7 +22,10 @@ from services.scheduler.deciders import task as decider
 from services.scheduler.policy import Placed
 from tests.unit.examples import AGENT, NOW, RESULT, settings, start, submit
 
-AGENTS = {"coder": AGENT}
+AGENTS: dict[str, Agent] = {"coder": AGENT}
+MODEL = ModelAgent(provider="openai", model="m", key="env:KEY")
+CREDENTIAL = credential_of(MODEL)
+PROGRAM = ProgramAgent(command=("claude", "-p"))
 TWO = Pipeline(name="two", stages=(Stage(name="one", role="developer"), Stage(name="other", role="developer")))
 
 
@@ -42,21 +47,33 @@ def running(given: Task, stage: str = "development") -> Task:
 def failed_once(given: Task) -> Task:
     given = running(given)
     command = RecordRunFailed(stage="development", run_id=f"{given.id}-development-1", cause="crashed", detail="")
-    return TASK.fold_onto(given, decider.record_run_failed(given, command, now=NOW, retry_delay_seconds=60.0))
+    return TASK.fold_onto(
+        given, decider.record_run_failed(given, command, now=NOW, retries=decider.Retries(delay_seconds=60.0))
+    )
 
 
 def completed(given: Task) -> Task:
     return TASK.fold_onto(given, (TaskCompleted(),))
 
 
-def place(*tasks: Task, at_once: int = 10, later_seconds: float = 0, **of_project: object) -> Placed:
+def place(
+    *tasks: Task,
+    at_once: int = 10,
+    later_seconds: float = 0,
+    agents: Mapping[str, Agent] = AGENTS,
+    breaker: Breaker | None = None,
+    preflights: Preflights | None = None,
+    **of_project: object,
+) -> Placed:
     projects = {name: Project(id=name, settings=settings(prefix=name, **of_project)) for name in ("shop", "mill")}
     return policy.place(
         {item.id: item for item in tasks},
         projects,
-        AGENTS,
+        agents,
         agents_at_once=at_once,
         now=NOW + timedelta(seconds=later_seconds),
+        breakers={breaker.id: breaker} if breaker is not None else {},
+        preflights=preflights or {},
     )
 
 
@@ -118,6 +135,53 @@ def test_agents_of_a_project_are_bounded() -> None:
     answer = place(running(task(1)), task(2), task(3), task(1, project="mill"), agents_at_once=2)
     assert sorted(item.task_id for item in answer.placements) == ["mill-1", "shop-2"]
     assert answer.waiting == {"shop-3": "stage development: 2 of 2 agents of project shop run already"}
+
+
+def open_breaker(probe: str = "") -> Breaker:
+    assert CREDENTIAL is not None
+    return Breaker(
+        id=CREDENTIAL.id,
+        credential=CREDENTIAL.name,
+        faults=("1", "2", "3"),
+        until=NOW + timedelta(seconds=300),
+        probe=probe,
+        cause="overloaded",
+    )
+
+
+def test_open_breaker_keeps_its_credential_from_being_used() -> None:
+    """The reason names it, and placement looks again when its time is over; agents without it go on."""
+    answer = place(task(1), task(2), agents={"coder": MODEL}, breaker=open_breaker())
+    assert answer.placements == ()
+    assert "openai env:KEY failed 3 times in a row, with overloaded" in answer.waiting["shop-1"]
+    assert answer.wake_at == NOW + timedelta(seconds=300)
+    assert placed(task(1), agents={"coder": PROGRAM}, breaker=open_breaker()) == ["shop-1"]
+
+
+def test_one_task_probes_when_the_time_is_over() -> None:
+    """However many are ready; it is marked, so that its run is let through."""
+    answer = place(task(1), task(2), agents={"coder": MODEL}, breaker=open_breaker(), later_seconds=301)
+    assert [(item.task_id, item.probes) for item in answer.placements] == [("shop-1", open_breaker().id)]
+    assert list(answer.waiting) == ["shop-2"]
+
+
+def test_nothing_is_started_while_a_probe_is_under_way() -> None:
+    """Its run counts for as long as a task asks for it."""
+    probing = open_breaker("shop-1-development-1")
+    both = {"agents": {"coder": MODEL}, "breaker": probing, "later_seconds": 301}
+    answer = place(running(task(1)), task(2), **both)  # type: ignore[arg-type]
+    assert answer.placements == ()
+    assert "shop-1-development-1 tries if it answers again" in answer.waiting["shop-2"]
+    assert placed(completed(task(1)), task(2), **both) == ["shop-2"]
+
+
+def test_program_that_no_worker_can_run_stays_queued() -> None:
+    """With the reason; it starts where one can."""
+    bad = {"here": {"claude": Finding(problem="'claude' is not there")}}
+    answer = place(task(1), agents={"coder": PROGRAM}, preflights=bad)
+    assert answer.waiting == {"shop-1": "stage development: 'claude' is not there on here"}
+    assert placed(task(1), agents={"coder": PROGRAM}, preflights={**bad, "there": {"claude": Finding()}}) == ["shop-1"]
+    assert placed(task(1), preflights=bad) == ["shop-1"]
 
 
 def test_stages_of_one_task_run_beside_each_other() -> None:

@@ -203,7 +203,9 @@ def decision(task: Task, step: Step) -> Callable[[Task], Sequence[Event]]:
             return lambda task: task_decider.record_run_succeeded(task, succeeded)
         case "fail":
             failed = RecordRunFailed(stage=stage, run_id=run, cause="crashed", detail="", retryable=bool(yes))
-            return lambda task: task_decider.record_run_failed(task, failed, now=examples.NOW, retry_delay_seconds=1.0)
+            return lambda task: task_decider.record_run_failed(
+                task, failed, now=examples.NOW, retries=task_decider.Retries()
+            )
         case "check":
             answered = RecordCheck(stage=stage, check_id=check, passed=yes, summary="said")
             return lambda task: task_decider.record_check(task, answered)

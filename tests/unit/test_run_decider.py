@@ -294,7 +294,7 @@ def test_answer_ends_the_row_of_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry_after_seconds", "jitter", "waited"), [(None, 1.0, 12), (5.0, 0.0, 10), (60.0, 0.0, 60), (60.0, 1.0, 60)]
+    ("retry_after_seconds", "jitter", "waited"), [(None, 1.0, 12), (5.0, 0.0, 10), (60.0, 0.0, 60), (60.0, 1.0, 72)]
 )
 def test_provider_is_given_the_time_that_it_asks_for(
     retry_after_seconds: float | None, jitter: float, waited: float

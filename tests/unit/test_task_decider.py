@@ -65,7 +65,11 @@ def succeed(story: Story[Task], stage: str = "development", commit: str = "c0ffe
 def fail(story: Story[Task], *, retryable: bool = True, stage: str = "development") -> list[str]:
     run_id = story.state.stages[stage].position.run_id  # type: ignore[union-attr]
     command = RecordRunFailed(stage=stage, run_id=run_id, cause="crashed", detail="exit 1", retryable=retryable)
-    return kinds(story.when(lambda task: decider.record_run_failed(task, command, now=NOW, retry_delay_seconds=2.0)))
+    return kinds(
+        story.when(
+            lambda task: decider.record_run_failed(task, command, now=NOW, retries=decider.Retries(delay_seconds=2.0))
+        )
+    )
 
 
 def check(story: Story[Task], stage: str, passed: bool | None, commit: str = "") -> list[str]:

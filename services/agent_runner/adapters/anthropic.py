@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from events.conversation import AssistantTurn, Message, ToolResults, UserText
-from services.agent_runner.adapters.failures import Failure, cause_of_status, error_of
+from services.agent_runner.adapters.failures import Failure, error_of
 from services.agent_runner.adapters.http import Http, Reply
 from services.agent_runner.adapters.wire import wire_arguments, wire_id, wire_name
+from services.agent_runner.causes import ANTHROPIC, cause_of_status
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest, ModelUnavailable
 
 BASE_URL = "https://api.anthropic.com"
@@ -64,19 +65,6 @@ class _ErrorBody(msgspec.Struct):
 
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _error_decoder = msgspec.json.Decoder(_ErrorBody)
-
-_CAUSES = {
-    "enforced_spend_limit_reached": "spend-limit",
-    "billing_error": "spend-limit",
-    "rate_limit_error": "rate-limited",
-    "overloaded_error": "overloaded",
-    "api_error": "server-error",
-    "timeout_error": "timeout",
-    "authentication_error": "bad-credentials",
-    "permission_error": "bad-credentials",
-    "not_found_error": "model-not-found",
-    "request_too_large": "context-too-long",
-}
 
 # These come as invalid_request_error and differ in their message alone.
 _CAUSES_BY_MESSAGE = {
@@ -192,6 +180,8 @@ def _answer(answer: _Answer) -> ModelAnswer:
         model=answer.model,
         input_tokens=usage.input_tokens + cached,
         output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_input_tokens or 0,
+        cache_write_tokens=usage.cache_creation_input_tokens or 0,
     )
 
 
@@ -205,7 +195,7 @@ def _failure(reply: Reply) -> Failure:
 
 
 def _cause(reply: Reply, failure: Failure) -> str:
-    typed = _CAUSES.get(failure.code) or _CAUSES.get(failure.type)
+    typed = ANTHROPIC.get(failure.code) or ANTHROPIC.get(failure.type)
     if typed:
         return typed
     for part, cause in _CAUSES_BY_MESSAGE.items():

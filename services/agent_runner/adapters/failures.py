@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from services.agent_runner.adapters.http import Reply
+from services.agent_runner.causes import TRANSIENT
 from services.agent_runner.ports import ModelRefused, ModelUnavailable
 
 DETAIL_CHARACTERS = 2_000
@@ -22,35 +23,12 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
 
 
-# Causes for which the same request may succeed later; every other one is final.
-TRANSIENT = frozenset({"rate-limited", "overloaded", "server-error", "network", "timeout"})
-
-_CAUSES_BY_STATUS = {
-    401: "bad-credentials",
-    402: "spend-limit",
-    403: "bad-credentials",
-    404: "model-not-found",
-    408: "timeout",
-    409: "server-error",
-    413: "context-too-long",
-    425: "server-error",
-    429: "rate-limited",
-    503: "overloaded",
-    504: "timeout",
-    529: "overloaded",
-}
-
 _ADVICE = {
     "bad-credentials": "Check the agent's key, and that it may use this model.",
     "spend-limit": "Raise the limit or add credit with the provider, then retry the task.",
     "model-not-found": "Check the agent's model and base_url.",
     "context-too-long": "The conversation no longer fits the model: give the task to a larger one or make it smaller.",
 }
-
-
-def cause_of_status(status: int) -> str:
-    """The cause that a status means where the body names none."""
-    return _CAUSES_BY_STATUS.get(status) or ("server-error" if status >= 500 else "request-invalid")
 
 
 def error_of(url: str, reply: Reply, failure: Failure, cause: str, key: str) -> ModelUnavailable | ModelRefused:

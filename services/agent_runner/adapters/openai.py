@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from events.conversation import AssistantTurn, Message, ToolResults
-from services.agent_runner.adapters.failures import Failure, cause_of_status, error_of
+from services.agent_runner.adapters.failures import Failure, error_of
 from services.agent_runner.adapters.http import Http, Reply
 from services.agent_runner.adapters.wire import wire_arguments, wire_id, wire_name
+from services.agent_runner.causes import OPENAI, cause_of_status
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest, ModelUnavailable
 
 BASE_URL = "https://api.openai.com/v1"
@@ -46,9 +47,16 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _PromptDetails(msgspec.Struct):
+    """``cached_tokens`` are among the prompt's."""
+
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -77,26 +85,6 @@ _STOP_REASONS = {
     "function_call": "tool_use",
     "length": "max_tokens",
     "content_filter": "refusal",
-}
-
-_CAUSES = {
-    "insufficient_quota": "spend-limit",
-    "credit_balance_exhausted": "spend-limit",
-    "billing_hard_limit_reached": "spend-limit",
-    "billing_not_active": "spend-limit",
-    "organization_usage_limit_exceeded": "spend-limit",
-    "organization_spend_limit_exceeded": "spend-limit",
-    "project_spend_limit_exceeded": "spend-limit",
-    "invalid_api_key": "bad-credentials",
-    "authentication_error": "bad-credentials",
-    "model_not_found": "model-not-found",
-    "context_length_exceeded": "context-too-long",
-    "exceed_context_size_error": "context-too-long",
-    "rate_limit_exceeded": "rate-limited",
-    "rate_limit_error": "rate-limited",
-    "slow_down": "overloaded",
-    "server_is_overloaded": "overloaded",
-    "server_error": "server-error",
 }
 
 # Several servers say this by words alone, in a plain 400.
@@ -189,6 +177,7 @@ def _answer(answer: _Answer) -> ModelAnswer:
         model=answer.model or "",
         input_tokens=usage.prompt_tokens or 0,
         output_tokens=usage.completion_tokens or 0,
+        cache_read_tokens=(usage.prompt_tokens_details or _PromptDetails()).cached_tokens or 0,
     )
 
 
@@ -222,7 +211,7 @@ def _failure(reply: Reply) -> Failure | None:
 
 
 def _cause(reply: Reply, failure: Failure) -> str:
-    typed = _CAUSES.get(failure.code) or _CAUSES.get(failure.type)
+    typed = OPENAI.get(failure.code) or OPENAI.get(failure.type)
     if typed:
         return typed
     # A server in between passes the status of the one behind it on as the code.

@@ -11,6 +11,7 @@ import msgspec
 
 from events import tools
 from events.agents import Agent, CommandTool, ModelAgent
+from events.backoff import backoff
 from events.content import Content
 from events.errors import Fenced
 from events.kernel import Event
@@ -42,7 +43,6 @@ from services.agent_runner.ports import CallAsked, Configuration, ModelAnswer
 MAX_BARREN_EPOCHS = 5
 MAX_MODEL_FAILURES = 5
 MAX_REMINDERS = 3
-BACKOFF_LIMIT_SECONDS = 600.0
 
 REMINDER = "You stopped without calling a tool. Go on with the task, or call `submit` when it is done."
 
@@ -226,15 +226,16 @@ def postpone(
     jitter: float,
     now: datetime,
 ) -> Events:
-    """The provider flinched: wait min(2ⁿ · backoff, 600 s), at least what it asked for, a little longer by
-    ``jitter`` (0–1); after five failures in a row give up."""
+    """The provider flinched: wait (``events.backoff``); after five failures in a row give up."""
     if not _holds(run, epoch):
         return ()
     failures = run.model_failures + 1
     if failures > MAX_MODEL_FAILURES:
-        return (RunStarved(failures=failures, cause=cause, detail=detail),)
-    seconds = min(2 ** (failures - 1) * backoff_seconds, BACKOFF_LIMIT_SECONDS)
-    seconds = max(seconds * (1 + 0.2 * jitter), retry_after_seconds or 0.0)
+        retry_after = retry_after_seconds or 0.0
+        return (RunStarved(failures=failures, cause=cause, detail=detail, retry_after_seconds=retry_after),)
+    seconds = backoff(
+        failures - 1, first_seconds=backoff_seconds, least_seconds=retry_after_seconds or 0.0, jitter=jitter
+    )
     return (
         ModelCallPostponed(failures=failures, cause=cause, detail=detail, retry_at=now + timedelta(seconds=seconds)),
     )

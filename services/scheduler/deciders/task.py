@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
+import msgspec
+
+from events.backoff import backoff
 from events.errors import CommandRejected, Invalid, NotFound
 from events.kernel import Event
 from events.names import branch_name, check_id, environment_id, run_id
@@ -53,6 +56,15 @@ from events.task_state import TASK, AwaitingApproval, Checking, Passed, Running,
 MAX_UNEVALUATED = 3
 
 Events = tuple[Event, ...]
+
+
+class Retries(msgspec.Struct, frozen=True, kw_only=True):
+    """How a stage is tried again: ``delay_seconds`` after a failed run; after one that its provider left without
+    answers ``transient_attempts`` times at most, with a wait that begins at ``backoff_seconds`` and doubles."""
+
+    delay_seconds: float = 1.0
+    transient_attempts: int = 5
+    backoff_seconds: float = 10.0
 
 
 class TaskEnded(CommandRejected):
@@ -145,17 +157,28 @@ def record_run_succeeded(task: Task, command: RecordRunSucceeded) -> Events:
     return _then(task, recorded, lambda task: _after_agent(task, _stage(task, command.stage)))
 
 
-def record_run_failed(task: Task, command: RecordRunFailed, *, now: datetime, retry_delay_seconds: float) -> Events:
+def record_run_failed(task: Task, command: RecordRunFailed, *, now: datetime, retries: Retries) -> Events:
     if not _runs(task, command.stage, command.run_id) or task.submitted is None:
         return ()
-    failures = task.stages[command.stage].failures + 1
-    again = command.retryable and failures < task.submitted.max_attempts
+    state = task.stages[command.stage]
+    if command.transient:
+        again = command.retryable and state.starved < retries.transient_attempts
+        seconds = backoff(
+            state.starved,
+            first_seconds=retries.backoff_seconds,
+            least_seconds=command.retry_after_seconds,
+            jitter=command.jitter,
+        )
+    else:
+        again = command.retryable and state.failures + 1 < task.submitted.max_attempts
+        seconds = retries.delay_seconds
     recorded = RunFailureRecorded(
         stage=command.stage,
         run_id=command.run_id,
         cause=command.cause,
         detail=command.detail,
-        retry_at=now + timedelta(seconds=retry_delay_seconds) if again else None,
+        retry_at=now + timedelta(seconds=seconds) if again else None,
+        transient=command.transient,
     )
     if again:
         return (recorded,)

@@ -1,1 +1,0 @@
-"""Where the scheduler meets the outside."""
