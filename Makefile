@@ -5,10 +5,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CAIRN_DEPLOY ?= ./deploy
 PYTEST := $(BIN)/pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test integration cluster system crash-matrix soak check format simulate bench bench-peers constraints clean
+.PHONY: help setup demo up down stand-ins test integration cluster system crash-matrix soak check format simulate bench bench-peers constraints clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,8 +25,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## The whole of it in a minute: a bug, agents, crashes, a pull request
 	$(BIN)/cairn demo
 
-up: setup ## Start Cairn here (the same as `cairn up`)
-	$(BIN)/cairn up
+up: setup ## Build and start Cairn in containers, as docker-compose.yml says (`cairn up` needs none)
+	@$(BIN)/cairn deploy init --folder $(CAIRN_DEPLOY)
+	$(if $(CAIRN_IMAGE),,docker compose build)
+	docker compose up --detach --wait
+	@echo "Cairn is ready: export CAIRN_URL=http://$$(docker compose port gateway 8420) CAIRN_KEY=\$$(cat $(CAIRN_DEPLOY)/secrets/api-key)"
+
+down: ## Stop what `make up` started; its volumes stay
+	docker compose down
+
+stand-ins: setup ## Images in the place of those that cannot be pulled, and Cairn's own
+	$(BIN)/python -m tests.deployment.images
 
 test: setup ## The quick tests
 	$(PYTEST) -n 2 --dist worksteal -m "not integration and not system" tests

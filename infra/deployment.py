@@ -6,9 +6,9 @@ A folder ``deploy/`` holds ``settings/cairn.toml`` (the agents) and ``secrets/``
 keys only, and is written anew from ``secrets/nats/users.json`` ({"name": {"key": public key, "tenant": …}}).
 
 The control plane may do everything. A worker signs in with a key of its own, has an inbox that nobody else may see, and
-may write only what a worker of its tenant writes: events of runs, environments and pull requests, commands, output,
-content, its own signs of life. It cannot change a stream, and takes commands only from the consumers of workers. It can
-read everything of its tenant: customers who must not see each other get NATS accounts of their own.
+may write only what a worker of its tenant writes: events of runs, environments, pull requests and experiments,
+commands, output, content, its own signs of life. It cannot change a stream, and takes commands only from the consumers
+of workers. It can read everything of its tenant: customers who must not see each other get NATS accounts of their own.
 
 Secrets are readable by everybody inside a folder that only its owner can enter: containers, which get single files,
 run as another user.
@@ -25,13 +25,16 @@ import msgspec
 import nkeys
 
 from events import subjects
+from events.chaos import CHAOS
 from events.environment import ENVIRONMENT
 from events.errors import CairnError, Invalid
+from events.experiment import EXPERIMENT
 from events.names import checked_name
 from events.pull_request import PULL_REQUEST
 from events.run import RUN
 from infra.api_keys import make_key
 
+_SERVICES = (subjects.AGENT_RUNNER, subjects.ENVIRONMENT_MANAGER, subjects.CHAOS)
 LOCAL_WORKER = "local"
 USERS_FILE = "users.json"
 
@@ -130,11 +133,11 @@ def may_publish(worker: str, tenant: str) -> Iterator[str]:
         yield f"$JS.API.CONSUMER.CREATE.{stream}.{durable}"
         yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         yield f"$JS.ACK.{stream}.{durable}.>"
-    for entity in (RUN, ENVIRONMENT, PULL_REQUEST):
-        yield subjects.event(tenant, entity.name, "*")
-    for service in (subjects.SCHEDULER, subjects.AGENT_RUNNER, subjects.ENVIRONMENT_MANAGER):
+    for entity in (RUN.name, ENVIRONMENT.name, PULL_REQUEST.name, EXPERIMENT.name, CHAOS.name):
+        yield subjects.event(tenant, entity, "*")
+    for service in (subjects.SCHEDULER, *_SERVICES):
         yield f"cmd.{tenant}.{service}.>"
-    for service in (subjects.AGENT_RUNNER, subjects.ENVIRONMENT_MANAGER):
+    for service in _SERVICES:
         yield subjects.dead_letter(tenant, service)
     yield subjects.output(tenant, "*")
     yield subjects.content(tenant, "*")
@@ -146,12 +149,15 @@ def may_publish(worker: str, tenant: str) -> Iterator[str]:
 
 def _durables(worker: str, tenant: str) -> Iterator[tuple[str, str]]:
     """The consumers that a worker takes commands from, each with its stream."""
-    manager = f"{subjects.ENVIRONMENT_MANAGER}-{tenant}"
+    manager, chaos = f"{subjects.ENVIRONMENT_MANAGER}-{tenant}", f"{subjects.CHAOS}-{tenant}"
     yield subjects.RUNS, f"{subjects.AGENT_RUNNER}-{tenant}-{subjects.ANY}"
     yield subjects.COMMANDS, f"{manager}-{worker}"
+    yield subjects.COMMANDS, f"{manager}-{subjects.ANY}"
     yield subjects.COMMANDS, f"{manager}-pull-requests"
     yield subjects.CALLS, f"{manager}-{worker}-calls"
     yield subjects.CALLS, f"{manager}-{worker}-checkpoints"
+    yield subjects.COMMANDS, f"{chaos}-{worker}"
+    yield subjects.COMMANDS, chaos
 
 
 def _users(folder: Path) -> dict[str, User]:

@@ -15,18 +15,24 @@ from infra.docker.engine import Engine, address
 BASE_IMAGE = "cairn-debian"
 
 
-@pytest.fixture
-async def engine() -> AsyncIterator[Engine]:
-    """A client of the engine that answers here, where the base image is."""
+async def require() -> None:
+    """Skip, or fail, where no engine answers here or it lacks the base image."""
     async with Engine() as client:
         try:
             await client.version()
             why = "" if await client.has_image(BASE_IMAGE) else f"the engine has no image {BASE_IMAGE}"
         except Transient:
             why = f"no Docker engine answers at {address()}"
-        if why:
-            message = f"{why}: `.ci/engine` provides it"
-            if os.environ.get("CAIRN_TEST_ENGINE") == "required":
-                pytest.fail(message)
-            pytest.skip(message)
+    if why:
+        message = f"{why}: `.ci/engine` provides it"
+        if os.environ.get("CAIRN_TEST_ENGINE") == "required":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[Engine]:
+    """A client of the engine that answers here, where the base image is."""
+    await require()
+    async with Engine() as client:
         yield client

@@ -63,8 +63,8 @@ class OtlpReceiver:
 
 
 @contextmanager
-def otlp_receiver() -> Iterator[OtlpReceiver]:
-    """A running receiver; its ``url`` goes into ``telemetry.otlp_endpoint``."""
+def otlp_receiver(host: str = "127.0.0.1") -> Iterator[OtlpReceiver]:
+    """A running receiver at an address of this machine; its ``url`` goes into ``telemetry.otlp_endpoint``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -80,9 +80,9 @@ def otlp_receiver() -> Iterator[OtlpReceiver]:
         def log_message(self, format: str, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True
-    receiver = OtlpReceiver(f"http://127.0.0.1:{server.server_port}")
+    receiver = OtlpReceiver(f"http://{host}:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

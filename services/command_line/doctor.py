@@ -22,8 +22,9 @@ import typer
 from events.errors import CairnError
 from infra.embedded import stack_file
 from services.command_line import console
-from services.command_line.failures import FAILED
-from services.command_line.options import AsJson
+from services.command_line.client import Gateway
+from services.command_line.failures import FAILED, Failure
+from services.command_line.options import AsJson, Target, gateway
 
 if TYPE_CHECKING:
     from events.agents import Agent
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
 VERSION_SECONDS = 5.0
+# The lease that workers have where nobody sets another one.
+LONGEST_SILENCE_SECONDS = 15.0
 OLDEST_GIT = (2, 38)  # `git merge-tree --write-tree`
 
 
@@ -40,12 +43,15 @@ class Check(msgspec.Struct, frozen=True):
     detail: str
 
 
-def doctor(as_json: AsJson = False) -> None:
+def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     """Check this host, the settings and the stack.
 
-    Exit code 1 says that something is missing without which Cairn cannot work.
+    Where --url or CAIRN_URL names a Cairn, that one is checked as far as its gateway can tell. Exit code 1 says that
+    something is missing without which Cairn cannot work.
     """
-    checks = list(run_checks(Path.cwd()))
+    target = context.find_object(Target) or Target()
+    named = target.url or os.environ.get("CAIRN_URL")
+    checks = list(check_deployed(gateway(context)) if named else run_checks(Path.cwd()))
     if as_json:
         console.show_json(checks)
     else:
@@ -75,6 +81,37 @@ def run_checks(directory: Path) -> Iterator[Check]:
         for name, agent in sorted(settings.agents.items()):
             yield from check_agent(name, agent)
     yield from check_stack(home) if running else [Check("stack", OK, "not running here; start it with `cairn up`")]
+
+
+def check_deployed(api: Gateway) -> Iterator[Check]:
+    """What the gateway of a Cairn that runs elsewhere says of the whole."""
+    try:
+        status = api.get("/status")
+    except Failure as failure:
+        yield Check("gateway", MISSING, " ".join(filter(None, [str(failure), failure.hint])))
+        return
+    yield Check("gateway", OK, f"{api.url} answers, the key is good")
+    for name, reason in status["unmet"].items():
+        yield Check(name, WARNING, reason)
+    durability = status["durability"]
+    yield Check("durability", OK if durability["level"] == "always" else WARNING, durability["sentence"])
+    yield check_workers(status["hosts"])
+    if status["queue"] is None:
+        yield Check("read models", WARNING, "cannot be read now: look at the projector and PostgreSQL")
+    else:
+        tasks = ", ".join(f"{count} {state}" for state, count in status["queue"].items())
+        yield Check("read models", OK, f"tasks: {tasks or 'none'}")
+
+
+def check_workers(hosts: dict[str, float] | None) -> Check:
+    """The workers by their signs of life, each so many seconds ago."""
+    if hosts is None:
+        return Check("workers", WARNING, "cannot be seen now: look at NATS")
+    if not hosts:
+        return Check("workers", MISSING, "there is none: nobody carries out what tasks ask for")
+    shown = ", ".join(f"{name} ({seconds:g} s ago)" for name, seconds in hosts.items())
+    living = [name for name, seconds in hosts.items() if seconds <= LONGEST_SILENCE_SECONDS]
+    return Check("workers", OK if len(living) == len(hosts) else WARNING, f"last heard: {shown}")
 
 
 def check_python() -> Check:

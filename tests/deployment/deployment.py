@@ -1,0 +1,178 @@
+"""A deployed Cairn for tests: `make up` with images of this machine, settings and secrets in a folder of the test.
+
+Its repositories lie in the volume of the worker, so that nothing of the host is mounted. Agents play back transcripts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from infra.embedded.ports import free_port
+from tests.deployment import images
+from tests.system.examples import TEST_COMMAND
+from tests.system.stack import CAIRN, Feed, clean_environment
+
+ROOT = Path(__file__).parents[2]
+COMMAND_SECONDS = 120.0
+REPOSITORIES = "/var/lib/cairn/repositories"
+WORKER_SERVICES = ("agent-runner", "environment-manager")
+CONTROL_SERVICES = ("scheduler", "gateway", "notifier", "projector")
+CAIRN_SERVICES = (*CONTROL_SERVICES, *WORKER_SERVICES)
+SERVICES = ("nats", "postgres", *CAIRN_SERVICES)
+
+# A bare repository NAME whose greeting is misspelt.
+_MAKE_REPOSITORY = """
+work=$(mktemp -d)
+git init -q --bare -b main "$0"
+git clone -q "$0" "$work" 2>/dev/null
+cd "$work"
+echo 'Helo, world' >greeting.txt
+git add .
+git -c user.name=Test -c user.email=test@example.org commit -q -m 'The greeting'
+git push -q origin HEAD:main
+rm -rf "$work"
+"""
+
+
+class Deployment:
+    """Use it as a context manager: nothing of it is left afterwards. ``variables`` go into the Compose file."""
+
+    def __init__(self, directory: Path, **variables: str) -> None:
+        self.folder = directory / "deploy"
+        self.settings = self.folder / "settings"
+        self.name = f"cairn-test-{uuid.uuid4().hex[:8]}"
+        self.nats_port = free_port()
+        self.variables = {
+            "CAIRN_DEPLOY": str(self.folder),
+            "CAIRN_PORT": str(free_port()),
+            "CAIRN_NATS_LISTEN": f"127.0.0.1:{self.nats_port}",
+            "COMPOSE_PROJECT_NAME": self.name,
+            **variables,
+        }
+        shutil.copytree(ROOT / "deploy", self.folder, ignore=shutil.ignore_patterns("secrets", "settings"))
+
+    def __enter__(self) -> Self:
+        self.variables |= images.variables()
+        self.settings.mkdir()
+        (self.settings / "cairn.toml").write_text("[worker]\ngrace_seconds = 2.0\nlease_seconds = 5.0\n")
+        try:
+            self.up()
+        except BaseException:
+            print(self.compose("logs", "--no-color", "--tail", "60"))
+            self.remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.feed.close()
+        if error is not None:
+            print(self.compose("logs", "--no-color", "--tail", "60"))
+        self.remove()
+
+    def up(self) -> None:
+        """`make up`, and connect."""
+        self._run("make", "up")
+        self.url = f"http://127.0.0.1:{self.variables['CAIRN_PORT']}"
+        self.key = self.secret("api-key")
+        self.feed = Feed(self.url, self.key)
+
+    def remove(self) -> None:
+        self.compose("--profile", "*", "down", "--volumes", "--timeout", "2", "--remove-orphans")
+
+    # ---- asking
+
+    def cairn(self, *arguments: str, exit_code: int = 0) -> str:
+        """What ``cairn`` prints, named the gateway by its variables; on a failure what it says on standard error."""
+        done = subprocess.run(
+            [*CAIRN, *arguments],
+            cwd=self.folder,
+            env={**clean_environment(), "CAIRN_URL": self.url, "CAIRN_KEY": self.key},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert done.returncode == exit_code, f"cairn {arguments}: {done.returncode} {done.stdout} {done.stderr}"
+        return done.stderr if exit_code else done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.cairn(*arguments, "--json"))
+
+    def secret(self, name: str) -> str:
+        return (self.folder / "secrets" / name).read_text().strip()
+
+    def agent(self, name: str, turns: Sequence[Mapping[str, Any]]) -> None:
+        """Describe an agent that plays back ``turns``."""
+        (self.settings / f"{name}.json").write_text(json.dumps({"turns": turns}))
+        with (self.settings / "cairn.toml").open("a") as file:
+            file.write(f'\n[agents.{name}]\nkind = "model"\nprovider = "scripted"\ntranscript = "{name}.json"\n')
+
+    def project(self, name: str) -> None:
+        """One with a repository of its own and the test of the examples."""
+        place = f"{REPOSITORIES}/{name}.git"
+        self.execute("environment-manager", "sh", "-ec", _MAKE_REPOSITORY, place)
+        self.cairn("project", "add", name, "--repo", f"file://{place}", "--test-command", TEST_COMMAND)
+
+    def show(self, project: str, what: str) -> str:
+        """What `git show` says in the project's repository."""
+        place = f"{REPOSITORIES}/{project}.git"
+        return self.execute("environment-manager", "git", "-C", place, "show", what)
+
+    def submit(self, project: str, title: str, agent: str) -> str:
+        return str(self.json("task", "submit", project, title, "--agent", agent)["id"])
+
+    # ---- containers
+
+    def compose(self, *arguments: str) -> str:
+        return self._run("docker", "compose", *arguments)
+
+    def execute(self, service: str, *command: str) -> str:
+        """What a command in a service's container prints."""
+        return self.compose("exec", "-T", service, *command)
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        id = self.compose("ps", "-a", "-q", service).strip()
+        found: dict[str, Any] = json.loads(self._run("docker", "inspect", id))[0]
+        return found
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-3000:]} {done.stderr[-3000:]}"
+        return done.stdout
+
+
+def shell(command: str, **fields: Any) -> dict[str, Any]:
+    return {"calls": [{"tool": "shell", "arguments": {"command": command}}], **fields}
+
+
+def submit() -> dict[str, Any]:
+    return {"calls": [{"tool": "submit", "arguments": {"summary": "Done."}}]}
+
+
+def bridge_address() -> str:
+    """An address of this machine that containers of any bridge network reach."""
+    told = subprocess.run(
+        ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    return told or "172.17.0.1"

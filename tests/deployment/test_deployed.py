@@ -1,0 +1,168 @@
+"""The deployed stack: what it does, what its containers may do, and that it does not matter which of them dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.deployment.deployment import CAIRN_SERVICES, SERVICES, Deployment, shell, submit
+from tests.otlp_receiver import OtlpReceiver
+from tests.system.examples import MEND, MENDED
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+TRACED = {f"cairn-{name}" for name in ("gateway", "scheduler", "agent-runner", "environment-manager", "projector")}
+AWAY_SECONDS = 2.0
+
+
+def test_the_main_job(deployed: Deployment, receiver: OtlpReceiver) -> None:
+    """From a project to a merged pull request, with one trace from the request to the last tool call."""
+    deployed.agent("mender", [shell("cat greeting.txt"), shell(MEND), submit()])
+    deployed.project("shop")
+    task = deployed.submit("shop", "Mend the greeting", "mender")
+    ended = deployed.feed.ended(task)
+    deployed.feed.until("EnvironmentRemoved", task)
+    assert f"+{MENDED}" in deployed.cairn("pr", "diff", task)
+    deployed.cairn("pr", "approve", task)
+    deployed.cairn("pr", "merge", task)
+    repository = "/var/lib/cairn/repositories/shop.git"
+    assert (
+        deployed.execute("environment-manager", "git", "-C", repository, "show", "main:greeting.txt") == f"{MENDED}\n"
+    )
+
+    trace_id = next(item["trace"] for item in deployed.feed.decisions if item["sequence"] == ended.sequence).split("-")[
+        1
+    ]
+    calls = len(deployed.feed.all("ToolCallStarted", task))
+    receiver.wait_for(
+        lambda spans: (
+            sum(span.name == "execute shell" and span.trace_id == trace_id for span in spans) >= calls
+            and {span.service for span in spans if span.trace_id == trace_id} >= TRACED
+        )
+    )
+    time.sleep(1.5)  # Spans leave twice a second: what began last is there, what encloses it follows.
+    receiver.assert_one_trace(trace_id)
+    root = next(span for span in receiver.trace(trace_id) if not span.parent_id)
+    assert (root.service, root.name) == ("cairn-gateway", "POST /api/v1/projects/{project}/tasks")
+
+
+def test_doctor_looks_at_the_deployed_stack(deployed: Deployment) -> None:
+    """Named by CAIRN_URL: its durability, its hosts and what it lacks, and nothing about servers of this machine."""
+    checks = {check["name"]: check for check in deployed.json("doctor")}
+    assert checks["gateway"]["verdict"] == "ok"
+    assert checks["gateway"]["detail"].startswith(deployed.url)
+    assert "power loss takes nothing" in checks["durability"]["detail"]
+    assert "local" in checks["workers"]["detail"]
+    assert "nats-server" not in checks
+
+
+def test_containers_may_do_little(deployed: Deployment) -> None:
+    """No capability, no new privilege, a root that cannot be written, limits, ports on loopback only."""
+    for service in SERVICES:
+        found = deployed.inspect(service)
+        host, config = found["HostConfig"], found["Config"]
+        assert (service, host["ReadonlyRootfs"], host["CapDrop"]) == (service, True, ["ALL"])
+        assert "no-new-privileges:true" in host["SecurityOpt"]
+        assert not host["Privileged"]
+        assert host["Memory"] > 0
+        assert host["NanoCpus"] > 0
+        assert host["PidsLimit"] > 0
+        assert {port["HostIp"] for ports in (host["PortBindings"] or {}).values() for port in ports} <= {"127.0.0.1"}
+        assert not any("docker.sock" in bind["Source"] for bind in found["Mounts"])
+        if service in CAIRN_SERVICES:
+            assert config["User"] == "10001:10001"
+            assert found["State"]["Health"]["Status"] == "healthy"
+
+
+def test_no_secret_is_shown_by_the_engine(deployed: Deployment) -> None:
+    """Passwords and keys are files: they stand in no variable, label or command of a container."""
+    secrets = [deployed.secret(name) for name in ("postgres-password", "api-key", "nats-control", "nats-key")]
+    for service in SERVICES:
+        described = json.dumps(deployed.inspect(service))
+        assert [secret for secret in secrets if secret in described] == []
+
+
+def test_the_image_has_no_compiler(deployed: Deployment) -> None:
+    """Nor the servers of `cairn up`; it has git and the engine's client, which a worker may need."""
+    programs = "gcc cc make nats-server postgres git docker cairn"
+    found = deployed.execute("scheduler", "sh", "-c", f"for name in {programs}; do command -v $name; done; true")
+    assert [Path(line).name for line in found.split()] == ["git", "docker", "cairn"]
+
+
+@pytest.mark.parametrize("service", ["agent-runner", "environment-manager"])
+def test_a_worker_reaches_nats_and_no_other_part(deployed: Deployment, service: str) -> None:
+    """The database and the gateway have neither a name nor an address in the worker's network."""
+    for other, port, reachable in (("nats", 4222, True), ("postgres", 5432, False), ("gateway", 8420, False)):
+        addresses = [
+            network["IPAddress"] for network in deployed.inspect(other)["NetworkSettings"]["Networks"].values()
+        ]
+        for target in (other, *addresses):
+            connecting = f"import socket; socket.create_connection(({target!r}, {port}), 1).close()"
+            if reachable and target == other:
+                deployed.execute(service, "python", "-c", connecting)
+            elif not reachable:
+                with pytest.raises(AssertionError, match=r"TimeoutError|gaierror|Network is unreachable|timed out"):
+                    deployed.execute(service, "python", "-c", connecting)
+
+
+def test_a_worker_signs_in_as_one(deployed: Deployment) -> None:
+    """Its key opens neither the streams nor what only the scheduler writes."""
+    script = """
+import asyncio, nats
+async def main():
+    denied = []
+    async def on_error(error): denied.append(str(error))
+    client = await nats.connect("nats://nats:4222", nkeys_seed="/run/secrets/nats-key", error_cb=on_error,
+                                inbox_prefix=b"_INBOX_local")
+    for subject in ("$JS.API.STREAM.DELETE.EVENTS_default", "$JS.API.STREAM.UPDATE.RUNS", "evt.default.task.shop-1",
+                    "evt.other.run.x", "host.default.another", "$JS.API.CONSUMER.MSG.NEXT.COMMANDS.scheduler-default"):
+        await client.publish(subject, b"{}")
+    await client.subscribe("_INBOX.>")
+    await client.subscribe("evt.>")
+    await client.flush()
+    await asyncio.sleep(0.3)
+    print(len(denied))
+asyncio.run(main())
+"""
+    assert deployed.execute("agent-runner", "python", "-c", script).strip() == "8"
+
+
+def test_every_container_is_killed_and_paused(deployed: Deployment) -> None:
+    """Each in its turn, while tasks are under way: all of them are done, no call of theirs has two ends."""
+    deployed.agent("patient", [*(shell(f"sleep 2; echo {n} >>steps.txt") for n in range(12)), shell(MEND), submit()])
+    deployed.project("mill")
+    tasks = [deployed.submit("mill", f"Mend it patiently {number}", "patient") for number in range(2)]
+    for task in tasks:
+        deployed.feed.until("ToolCallStarted", task)
+    for service in SERVICES:
+        deployed.compose("kill", service)
+        time.sleep(AWAY_SECONDS)
+        deployed.compose("start", service)
+        deployed.compose("pause", service)
+        time.sleep(AWAY_SECONDS)
+        deployed.compose("unpause", service)
+    for task in tasks:
+        deployed.feed.ended(task, seconds=120.0)
+        ends = [
+            item.event["call_id"]
+            for kind in ("ToolCallCompleted", "ToolCallFailed", "ToolCallInterrupted")
+            for item in deployed.feed.all(kind, task)
+        ]
+        assert len(ends) == len(set(ends))
+        steps = deployed.show("mill", f"cairn/{task}:steps.txt")
+        assert [int(step) for step in steps.split()] == list(range(12))
+    listed = {task["id"]: task["status"] for task in deployed.json("task", "list")}
+    assert {task: listed[task] for task in tasks} == dict.fromkeys(tasks, "completed")
+
+
+def test_made_anew_it_goes_on(deployed: Deployment) -> None:
+    """An upgrade: every container is replaced, and what was there is there afterwards."""
+    before = subprocess.list2cmdline([task["id"] for task in deployed.json("task", "list")])
+    deployed.compose("up", "--detach", "--wait", "--force-recreate")
+    assert subprocess.list2cmdline([task["id"] for task in deployed.json("task", "list")]) == before
+    task = deployed.submit("shop", "Mend it once more", "mender")
+    deployed.feed.until("RunStarted", task)
