@@ -8,6 +8,7 @@ from events import tools
 from events.agents import Agent, ProgramAgent
 from events.content import Inline
 from events.environment import Environment, ExecuteTool
+from events.pipeline import EXPERIMENT_GATE
 from events.requests import CallRequested
 from events.run import Run, ToolCallRequested
 from events.task import CheckRequested
@@ -59,7 +60,20 @@ def session_file(agent: Agent) -> str:
 
 
 def call_of_check(check: CheckRequested, task_id: str) -> ExecuteTool:
-    """What a tests gate asks of the environment-manager."""
+    """What a gate asks of the environment-manager: tests, or an experiment."""
+    if check.kind == EXPERIMENT_GATE:
+        return ExecuteTool(
+            call_id=check.check_id,
+            run_id=check.check_id,
+            task_id=task_id,
+            tool=tools.RUN_EXPERIMENT,
+            arguments=Inline(msgspec.json.encode({"path": check.command}).decode()),
+            effects="external",
+            retry="idempotent",
+            time_limit_seconds=check.time_limit_seconds,
+            check_stage=check.stage,
+            groups=("faults",),
+        )
     return ExecuteTool(
         call_id=check.check_id,
         run_id=check.check_id,

@@ -36,7 +36,21 @@ class PullRequestGate(
     """The orchestrator pushes the branch and opens a pull request; passes when it is open."""
 
 
-Gate = TestsGate | PullRequestGate
+# How the checks of the gates are called.
+EXPERIMENT_GATE = "experiment"
+
+
+class ExperimentGate(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=EXPERIMENT_GATE, tag_field="kind"
+):
+    """The orchestrator runs the experiment in the file ``document`` of the stage's workspace, on the system that is up
+    there; passes when it completes. What it found is what the stage that it rolls back to is told."""
+
+    document: str
+    time_limit_seconds: float = 1800.0
+
+
+Gate = TestsGate | PullRequestGate | ExperimentGate
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,6 +114,9 @@ def checked(pipeline: Pipeline) -> Pipeline:
             if other not in stages:
                 message = f"stage {stage.name!r} names {other!r}, which is no stage of pipeline {pipeline.name!r}."
                 raise Invalid(message, slug="invalid-pipeline")
+        if isinstance(stage.gate, ExperimentGate) and not stage.gate.document.strip():
+            message = f"the experiment gate of stage {stage.name!r} has no document: name the file in the workspace."
+            raise Invalid(message, slug="invalid-pipeline")
         if not (stage.role or stage.gate or stage.approval):
             message = f"stage {stage.name!r} has no role, no gate and no approval: it would do nothing."
             raise Invalid(message, slug="invalid-pipeline")

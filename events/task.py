@@ -212,7 +212,8 @@ class RunFailureRecorded(Event, frozen=True, kw_only=True):
 
 
 class CheckRequested(Event, frozen=True, kw_only=True):
-    """A stage's gate is to be evaluated, in the named environment on the named host."""
+    """A stage's gate is to be evaluated, in the named environment on the named host. ``kind`` is ``tests``,
+    ``experiment`` or ``pull_request``; ``command`` is the command line of the tests, or the experiment's file."""
 
     stage: str
     attempt: int

@@ -8,11 +8,12 @@ dispatched. An agent may also declare tools of its own, which are commands (``ev
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from events import faults
 from events.agents import Agent, CommandTool, ModelAgent
 
 
@@ -124,6 +125,54 @@ class TailLogs(Arguments, frozen=True, kw_only=True):
     lines: Annotated[int, Meta(ge=1, le=10_000, description="How many lines of each container, the last ones.")] = 100
 
 
+class RunExperimentFile(Arguments, frozen=True, kw_only=True):
+    path: Annotated[str, Meta(min_length=1, description="Path of the experiment, JSON or YAML, in the working copy.")]
+    dry_run: Annotated[bool, Meta(description="Only check it, and say which containers it would hit.")] = False
+
+
+class InjectFault(Arguments, frozen=True, kw_only=True):
+    """What all tools of single faults have; the rest is the fault's own (``events.faults``)."""
+
+    wait: Annotated[bool, Meta(description="Answer when the fault is undone; otherwise as soon as it holds.")] = False
+
+
+# What a model is told of the fields of faults.
+_OF_FAULTS = {
+    "service": "The service, all its containers; or one container of it, such as worker-2.",
+    "peer": "The service, or container, on the other side. Empty: everybody.",
+    "duration_seconds": "The fault ends by itself after so many seconds.",
+    "mode": "drop: silence; reset: connections are refused and reset at once.",
+    "delay_milliseconds": "How much longer a round trip takes.",
+    "jitter_milliseconds": "How much that varies, up and down.",
+    "percent": "How much of it: of the packets, or of the volume.",
+    "kilobits_per_second": "How fast it can send.",
+    "cpus": "How many CPUs each container has at most; 0.25 is a quarter of one.",
+    "workers": "How many busy processes.",
+    "megabytes": "How much memory is used up.",
+    "path": "Where the volume is mounted in the container.",
+    "grace_seconds": "How long it has to end by itself before it is killed.",
+}
+
+
+def _arguments_of(fault: type[faults.Fault]) -> type[Arguments]:
+    """The arguments of the tool that injects ``fault``: the fields of the fault, described."""
+    hints = get_type_hints(fault, include_extras=True)
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(fault):
+        hint: Any = Annotated[hints[field.name], Meta(description=_OF_FAULTS[field.name])]
+        required = field.default is msgspec.NODEFAULT
+        fields.append((field.name, hint) if required else (field.name, hint, field.default))
+    made: Any = msgspec.defstruct(
+        fault.__name__, fields, bases=(InjectFault,), frozen=True, kw_only=True, forbid_unknown_fields=True
+    )
+    arguments: type[Arguments] = made
+    return arguments
+
+
+FAULT_TOOLS: dict[str, type[Arguments]] = {kind: _arguments_of(fault) for kind, fault in faults.KINDS.items()}
+RUN_EXPERIMENT = "run_experiment"
+
+
 # What a stage may open to its agent beside the tools that every agent has (``Stage.tools``).
 GROUPS = ("compose", "faults")
 
@@ -218,6 +267,26 @@ _ALL = {
             group="compose",
         ),
         _define(TailLogs, "tail_logs", "Read the last lines that a service printed.", group="compose"),
+        *(
+            _define(
+                kind,
+                name,
+                " ".join((faults.KINDS[name].__doc__ or "").replace("``", "").split()),
+                "external",
+                retry="idempotent",
+                group="faults",
+            )
+            for name, kind in FAULT_TOOLS.items()
+        ),
+        _define(
+            RunExperimentFile,
+            RUN_EXPERIMENT,
+            "Run an experiment on the system that is up: it probes the steady state, injects faults, watches, undoes "
+            "them, waits until the system has recovered, and answers with a verdict and with what it found.",
+            "external",
+            retry="idempotent",
+            group="faults",
+        ),
         _define(Program, "program", "Run an agent program.", "external"),
         _define(Noop, "noop", "Answer the text that was given."),
     )

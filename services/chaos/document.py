@@ -159,6 +159,13 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
         """The faults of the method by their step."""
         return {number: step.work.fault for number, step in enumerate(self.method) if isinstance(step.work, Fault)}
 
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        """All of them."""
+        asked = [step.work for step in self.method if isinstance(step.work, Probe)]
+        guards = [guard.probe for guard in self.guards]
+        return (*self.hypothesis, *asked, *(item.probe for item in self.observed), *guards)
+
 
 def parse(text: str, *, longest_fault_seconds: float = faults.LONGEST_SECONDS) -> Document:
     """The document in ``text``, JSON or YAML. Raises ``Invalid``, whose message names the place."""

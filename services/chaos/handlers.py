@@ -165,9 +165,9 @@ class Handlers:
                     f"{allowed} (chaos.projects)"
                 )
                 raise Refused("target-not-allowed", detail)
-            probes = [*document.hypothesis, *(item.probe for item in document.observed)]
-            if any(isinstance(probe.provider, Command) for probe in probes):
-                raise Refused("invalid-experiment", f"a command probe needs an environment; {target} has none")
+            if any(isinstance(probe.provider, Command) and not probe.provider.service for probe in document.probes):
+                detail = f"a command probe without a service needs an environment to run in, and {target} has none"
+                raise Refused("invalid-experiment", detail)
             return
         environment, _ = await self._environments.load(target)
         if environment.prepared is None:

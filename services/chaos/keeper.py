@@ -20,8 +20,24 @@ import structlog
 
 from events.chaos import CHAOS, HALT, Chaos, ChaosCapabilitiesFound, ChaosHalted, ChaosResumed, host_entity
 from events.envelope import Recorded
+from events.environment import (
+    ENVIRONMENT,
+    EnvironmentLost,
+    EnvironmentMoved,
+    EnvironmentRemoved,
+    ToolCallFailed,
+    ToolCallInterrupted,
+)
 from events.errors import CairnError
-from events.experiment import EXPERIMENT, ExperimentRequested, Verdict
+from events.experiment import (
+    COMPOSE_TARGET,
+    EXPERIMENT,
+    AbortRequested,
+    Experiment,
+    ExperimentRequested,
+    Verdict,
+    experiment_of_call,
+)
 from infra.entities import Cause, EntityStore
 from infra.ports import EventLog, Following
 from infra.snapshots import SnapshotFile
@@ -37,10 +53,14 @@ logger = structlog.get_logger()
 CAPABILITIES_SECONDS = 10.0
 
 
-class UnderWay(msgspec.Struct):
-    """The experiments of this host that were requested and have no verdict."""
+NOT_WAITED_FOR = AbortRequested(cause="asked", detail="the call that asked for it was ended")
+NO_TARGET = AbortRequested(cause="asked", detail="its environment is gone")
 
-    ids: list[str] = []
+
+class UnderWay(msgspec.Struct):
+    """The experiments of this host that were requested and have no verdict, each with its target."""
+
+    targets: dict[str, str] = {}
 
 
 class Keeper:
@@ -59,11 +79,11 @@ class Keeper:
         self._runner = runner
         self._chaos = chaos
         self._snapshot = SnapshotFile(snapshot, UnderWay) if snapshot is not None else None
-        self._under_way: dict[str, None] = {}
+        self._under_way: dict[str, str] = {}
         self._sequence = 0
         self._told: ChaosCapabilitiesFound | None = None
-        self._halted: ChaosHalted | None = None
-        self._halting: set[asyncio.Task[None]] = set()
+        self._halted: AbortRequested | None = None
+        self._calling_off: set[asyncio.Task[None]] = set()
         self._watch = Watch(plumbing.faults, plumbing.clock, known=self._known, undone=self._undone)
 
     async def start(self) -> Following:
@@ -72,10 +92,12 @@ class Keeper:
         await self._fold(last)
         for id in list(self._under_way):
             await self._resume(id)
-        self._halted = (await self._chaos.load(HALT))[0].halted
-        if self._halted is not None:
+        halted = (await self._chaos.load(HALT))[0].halted
+        if halted is not None:
+            self._halted = _halt(halted)
             await self._call_off(list(self._under_way), self._halted)
-        return await self._log.follow(self._deliver, after=last, entities=(EXPERIMENT.name, CHAOS.name))
+        entities = (EXPERIMENT.name, CHAOS.name, ENVIRONMENT.name)
+        return await self._log.follow(self._deliver, after=last, entities=entities)
 
     async def run(self) -> None:
         """For ever."""
@@ -86,7 +108,7 @@ class Keeper:
         known = self._snapshot.load(created_at=created_at, last_sequence=last) if self._snapshot is not None else None
         after = 0
         if known is not None:
-            self._under_way, after = dict.fromkeys(known[0].ids), known[1]
+            self._under_way, after = dict(known[0].targets), known[1]
         async for records in self._log.replay(after=after, until=last, entities=(EXPERIMENT.name,)):
             for record in records:
                 self._note(record)
@@ -96,7 +118,7 @@ class Keeper:
     async def _save(self) -> None:
         if self._snapshot is not None:
             created_at = await self._log.created_at()
-            self._snapshot.save(UnderWay(list(self._under_way)), created_at=created_at, sequence=self._sequence)
+            self._snapshot.save(UnderWay(dict(self._under_way)), created_at=created_at, sequence=self._sequence)
 
     async def stop(self) -> None:
         with contextlib.suppress(CairnError):
@@ -106,7 +128,7 @@ class Keeper:
         id = record.envelope.entity_id
         for event in record.envelope.events:
             if isinstance(event, ExperimentRequested) and event.host == self._plumbing.host and not event.dry_run:
-                self._under_way[id] = None
+                self._under_way[id] = event.target
             elif isinstance(event, Verdict):
                 self._under_way.pop(id, None)
         self._sequence = record.sequence
@@ -115,22 +137,29 @@ class Keeper:
         if record.envelope.entity == EXPERIMENT.name:
             self._note(record)
         for event in record.envelope.events:
-            if isinstance(event, ChaosHalted):
-                self._halted = event
-                self._begin_calling_off(list(self._under_way))
-            elif isinstance(event, ChaosResumed):
-                self._halted = None
-            elif isinstance(event, ExperimentRequested) and self._halted is not None:
-                # It was allowed just before the halt.
-                self._begin_calling_off(
-                    [record.envelope.entity_id] if record.envelope.entity_id in self._under_way else []
-                )
+            match event:
+                case ChaosHalted():
+                    self._halted = _halt(event)
+                    self._begin_calling_off(list(self._under_way), self._halted)
+                case ChaosResumed():
+                    self._halted = None
+                case ExperimentRequested() if self._halted is not None:
+                    # It was allowed just before the halt.
+                    self._begin_calling_off([record.envelope.entity_id], self._halted)
+                case ToolCallInterrupted() | ToolCallFailed():
+                    self._begin_calling_off([experiment_of_call(event.call_id)], NOT_WAITED_FOR)
+                case EnvironmentRemoved() | EnvironmentLost() | EnvironmentMoved():
+                    gone = record.envelope.entity_id
+                    self._begin_calling_off([id for id, of in self._under_way.items() if of == gone], NO_TARGET)
+                case _:
+                    pass
 
-    def _begin_calling_off(self, ids: list[str]) -> None:
-        assert self._halted is not None
-        task = asyncio.create_task(self._call_off(ids, self._halted))
-        self._halting.add(task)
-        task.add_done_callback(self._halting.discard)
+    def _begin_calling_off(self, ids: list[str], why: AbortRequested) -> None:
+        under_way = [id for id in ids if id in self._under_way]
+        if under_way:
+            task = asyncio.create_task(self._call_off(under_way, why))
+            self._calling_off.add(task)
+            task.add_done_callback(self._calling_off.discard)
 
     async def _resume(self, id: str) -> None:
         state, _ = await self._plumbing.experiments.load(id)
@@ -140,21 +169,37 @@ class Keeper:
             decision = await self._plumbing.experiments.decide(
                 id, cause, lambda state: decider.resume(state, document, self._plumbing.host)
             )
-            self._runner.begin(decision.state)
+            why = await self._why_not_wanted(decision.state)
+            if why is not None:
+                await self._call_off([id], why)
+            self._runner.begin((await self._plumbing.experiments.load(id))[0])
             logger.warning("experiment resumed", experiment=id, status=decision.state.status)
 
-    async def _call_off(self, ids: list[str], halted: ChaosHalted) -> None:
-        detail = halted.reason or "chaos is halted"
+    async def _why_not_wanted(self, state: Experiment) -> AbortRequested | None:
+        """What was not heard while nobody was here."""
+        requested = state.requested
+        assert requested is not None
+        if requested.target.startswith(COMPOSE_TARGET):
+            return None
+        records = await self._log.load(ENVIRONMENT.name, requested.target)
+        events = [event for record in records for event in record.envelope.events]
+        environment = ENVIRONMENT.fold(requested.target, events)
+        if not environment.stands:
+            return NO_TARGET
+        over = environment.ended.get(requested.call_id) in ("failed", "interrupted")
+        return NOT_WAITED_FOR if over else None
+
+    async def _call_off(self, ids: list[str], why: AbortRequested) -> None:
         for id in ids:
-            cause = Cause(id=f"{id}-halted-{uuid.uuid4().hex[:12]}", actor=ACTOR)
+            cause = Cause(id=f"{id}-called-off-{uuid.uuid4().hex[:12]}", actor=ACTOR)
             while True:
                 try:
                     await self._plumbing.experiments.load(id)
                     decision = await self._plumbing.experiments.decide(
-                        id, cause, lambda state: decider.call_off(state, "halted", detail, by=halted.by)
+                        id, cause, lambda state: decider.call_off(state, why.cause, why.detail, by=why.by)
                     )
                 except CairnError as error:
-                    logger.warning("halted later", experiment=id, error=str(error))
+                    logger.warning("called off later", experiment=id, error=str(error))
                     await self._plumbing.clock.sleep(1.0)
                 else:
                     self._runner.wake(id, decision.state)
@@ -196,3 +241,7 @@ class Keeper:
         await self._chaos.load(id)
         await self._chaos.decide(id, cause, lambda state: chaos_decider.find_capabilities(state, found))
         self._told = found
+
+
+def _halt(event: ChaosHalted) -> AbortRequested:
+    return AbortRequested(cause="halted", detail=event.reason or "chaos is halted", by=event.by)

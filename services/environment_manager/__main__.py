@@ -22,6 +22,7 @@ from services.environment_manager.adapters.programs import try_program
 from services.environment_manager.adapters.workspaces import GitWorkspaces
 from services.environment_manager.checkpoints import CheckpointHandlers
 from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.experiments import Experiments
 from services.environment_manager.handlers import Handlers
 from services.environment_manager.keeper import Keeper
 from services.environment_manager.moving import Moving
@@ -56,16 +57,22 @@ class EnvironmentManager:
             if systems is not None
             else None
         )
+        sender = Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER)
+        experiments = Experiments(jetstream.log, sender, host=settings.host)
         plumbing = Plumbing(
             log=jetstream.log,
             environments=EntityStore(jetstream.log, ENVIRONMENT, runtime.clock),
             workspaces=workspaces,
             processes=processes,
             execute_file_tool=execute_file_tool,
-            operations={**OPERATIONS, **(composed.operations() if composed is not None else {})},
+            operations={
+                **OPERATIONS,
+                **(composed.operations() if composed is not None else {}),
+                **experiments.operations(),
+            },
             content=jetstream.content,
             output=OutputWriter(jetstream.output),
-            sender=Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER),
+            sender=sender,
             clock=runtime.clock,
             resolve_secret=resolve,
             grace_seconds=settings.worker.grace_seconds,

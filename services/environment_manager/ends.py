@@ -15,6 +15,7 @@ from events.environment import (
     WorkspaceDiverged,
 )
 from events.task import ReportDivergence
+from events.tools import RUN_EXPERIMENT
 from services.environment_manager.operations import Done
 from services.environment_manager.ports import Exit
 
@@ -58,6 +59,8 @@ def verdict(ended: CallEnd) -> tuple[bool | None, str]:
     """Whether a check passed, None where it could not be evaluated, and that in a sentence."""
     if isinstance(ended, ToolCallInterrupted):
         return None, f"The check was interrupted: {ended.reason}."
+    if ended.tool == RUN_EXPERIMENT:
+        return _resilience(ended)
     if isinstance(ended, ToolCallCompleted):
         if ended.exit_code == 0:
             return True, "The tests pass."
@@ -68,6 +71,15 @@ def verdict(ended: CallEnd) -> tuple[bool | None, str]:
     if ended.cause in ("timed-out", "idle", "output-limit"):
         return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
     return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()
+
+
+def _resilience(ended: ToolCallCompleted | ToolCallFailed) -> tuple[bool | None, str]:
+    """As ``experiments.report`` ends the call of an experiment."""
+    if isinstance(ended, ToolCallFailed):
+        return None, f"The experiment gave no answer: {ended.cause}. {ended.detail}".strip()
+    if ended.exit_code == 0:
+        return True, "The system holds under faults."
+    return False, "The system does not hold under faults."
 
 
 def divergence(command: ExecuteTool, diverged: WorkspaceDiverged) -> ReportDivergence:

@@ -135,6 +135,6 @@ def requested_calls(runs: Iterable[Run], checks: Iterable[CheckRequested], task_
                 if call.tool not in OF_THE_RUNNER and call.call_id not in run.refused:
                     wanted[call.call_id] = call_of_run(run, call)
     for check in checks:
-        if check.kind == "tests":
+        if check.kind != "pull_request":
             wanted[check.check_id] = call_of_check(check, task_id)
     return wanted

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,7 @@ from events.backoff import backoff
 from events.errors import CommandRejected, Invalid, NotFound
 from events.kernel import Event
 from events.names import branch_name, check_id, environment_id, run_id
-from events.pipeline import PullRequestGate, Stage, TestsGate
+from events.pipeline import EXPERIMENT_GATE, ExperimentGate, PullRequestGate, Stage, TestsGate
 from events.project import ProjectSettings
 from events.task import (
     AnswerQuestion,
@@ -54,6 +55,7 @@ from events.task import (
 from events.task_state import TASK, AwaitingApproval, Checking, Passed, Running, StageState, Stopped, Task
 
 MAX_UNEVALUATED = 3
+KINDS: dict[Any, str] = {TestsGate: "tests", PullRequestGate: "pull_request", ExperimentGate: EXPERIMENT_GATE}
 
 Events = tuple[Event, ...]
 
@@ -321,6 +323,8 @@ def _check(task: Task, stage: Stage) -> Events:
     attempt = task.stages[stage.name].checks + 1
     command = ""
     time_limit_seconds = stage.time_limit_seconds
+    if isinstance(stage.gate, ExperimentGate):
+        command, time_limit_seconds = stage.gate.document, stage.gate.time_limit_seconds
     if isinstance(stage.gate, TestsGate):
         command = stage.gate.command or task.submitted.test_command
         time_limit_seconds = stage.gate.time_limit_seconds
@@ -331,7 +335,7 @@ def _check(task: Task, stage: Stage) -> Events:
             stage=stage.name,
             attempt=attempt,
             check_id=check_id(task.id, stage.name, attempt),
-            kind="pull_request" if isinstance(stage.gate, PullRequestGate) else "tests",
+            kind=KINDS[type(stage.gate)],
             environment_id=source.environment_id,
             host=source.host,
             commit=source.commit,
