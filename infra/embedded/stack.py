@@ -44,6 +44,7 @@ SERVICES = {
     subjects.SCHEDULER: "services.scheduler",
     subjects.AGENT_RUNNER: "services.agent_runner",
     subjects.ENVIRONMENT_MANAGER: "services.environment_manager",
+    subjects.CHAOS: "services.chaos",
     subjects.NOTIFIER: "services.notifier",
     subjects.PROJECTOR: "projections",
     subjects.GATEWAY: "services.gateway",
