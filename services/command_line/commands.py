@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.command_line import (
     bundles,
+    chaos,
     crash_test,
     demo,
     deploying,
@@ -46,6 +47,7 @@ app.command()(doctor.doctor)
 app.add_typer(projects.commands, name="project")
 app.add_typer(tasks.commands, name="task")
 app.add_typer(pull_requests.commands, name="pr")
+app.add_typer(chaos.commands, name="chaos")
 app.command()(history.logs)
 app.command()(history.events)
 app.command()(replaying.replay)

@@ -43,6 +43,12 @@ STYLES = {
     "refused": "red",
     "crashed": "red",
     "abandoned": "red",
+    "deviated": "red",
+    "aborted": "yellow",
+    "aborting": "yellow",
+    "stuck": "red",
+    "undone": "green",
+    "checked": "green",
 }
 
 
