@@ -17,6 +17,7 @@ from infra.docker import labels
 from infra.docker.engine import Engine, Json, Ran
 from services.chaos.adapters import records
 from services.chaos.adapters.faults import DockerFaults
+from services.chaos.adapters.ground import Ground as Below
 from services.chaos.ports import Affected, Injected, Undone
 from tests.engine import BASE_IMAGE
 
@@ -111,7 +112,13 @@ class Ground:
         self.faults = self.another()
         self.made: dict[str, str] = {}
         self.volumes: list[str] = []
+        self._owners = [environment]
         self._ids: list[str] = []
+
+    @property
+    def below(self) -> Below:
+        """What the adapters stand on."""
+        return Below(self.engine, IMAGE, "test", "test", self.environment)
 
     def another(self) -> DockerFaults:
         """The faults as another process of the same stack sees them."""
@@ -219,10 +226,14 @@ class Ground:
         finally:
             await self.engine.remove(id)
 
+    def owns(self, owner: str) -> None:
+        """Faults of this stack are this test's too."""
+        self._owners.append(owner)
+
     async def holders(self, *, running: bool = False) -> list[Json]:
-        """The records of this environment's faults."""
-        marks = {labels.ROLE: labels.FAULT, records.OWNER: self.environment}
-        return await self.engine.containers(marks, running=running)
+        """The records of this environment's faults, and what else was made for them."""
+        marks = [{labels.ROLE: labels.FAULT, records.OWNER: owner} for owner in self._owners]
+        return [each for mark in marks for each in await self.engine.containers(mark, running=running)]
 
     async def down(self) -> None:
         for holder in await self.holders():

@@ -39,7 +39,7 @@ async def test_a_process_of_another_container_is_not_hit(ground: Ground) -> None
     pid = (await ground.state("api"))["Pid"]
     place = {**confined("KILL"), "PidMode": "host"}
     words = ["crash", str(pid), ground.made["database"]]
-    code, said = await run_once(ground.faults._ground, f"{ground.network}-crash", words, place)
+    code, said = await run_once(ground.below, f"{ground.network}-crash", words, place)
     assert code == 3
     assert f"process {pid} is not of container {ground.made['database'][:12]}" in said
     assert (await ground.state("api"))["Pid"] == pid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from services.chaos.holder import add_latency, drop_network, limit_bandwidth, packet_loss
@@ -36,10 +37,11 @@ def _order(kind: str, *peers: str, **parameters: object) -> Order:
 def _tried(fault: drop_network.DropNetwork | packet_loss.PacketLoss | add_latency.AddLatency) -> str:
     try:
         fault.apply()
-    except Refused as error:
-        return str(error)
-    finally:
         fault.clear()
+    except Refused as error:
+        with contextlib.suppress(Refused):
+            fault.clear()
+        return str(error)
     return ""
 
 
