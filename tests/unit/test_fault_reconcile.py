@@ -167,9 +167,7 @@ def test_faults_beside_each_other() -> None:
     there = [*ALL["env"], container("db", 1, "10.0.0.9")]
 
     def why(fault: AnyFault, fault_id: str = "f2") -> str:
-        return clash(
-            fault_id, fault, sides(fault, affected("env", fault, [*ALL["env"], container("db", 1, "9")])), records
-        )
+        return clash(fault_id, fault, sides(fault, affected("env", fault, there)), records)
 
     assert "api-1 is under drop_network (f1) already" in why(LINK)
     assert why(PacketLoss(service="worker-1", percent=1, duration_seconds=1))
