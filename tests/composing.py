@@ -44,7 +44,7 @@ class Composing(Environments):
         self.compose = DockerCompose(home)
         super().__init__(home, id=id or f"p-{uuid.uuid4().hex[:12]}", systems=self.compose)
         self.workspace = self.workspaces.directory(self.id) / "workspace"
-        self.workspace.mkdir()
+        self.workspace.mkdir(exist_ok=True)
 
     def write(self, name: str, text: str) -> None:
         path = self.workspace / name

@@ -31,8 +31,14 @@ COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
 
-def compose_project(environment_id: str) -> str:
-    """The name of the Compose project of an environment: lower case, as Compose asks, and different for each."""
-    digest = hashlib.sha256(environment_id.encode()).hexdigest()[:10]
+def sandbox_name(environment_id: str) -> str:
+    """The name of the container that an environment's processes run in."""
+    return f"{compose_project(environment_id)}-sandbox"
+
+
+def compose_project(environment_id: str, home: str = "") -> str:
+    """The name of the Compose project of an environment of the installation at ``home``: lower case, as Compose asks,
+    and different for each."""
+    digest = hashlib.sha256(f"{environment_id} {home}".strip().encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", environment_id.lower()).strip("-")[:40].rstrip("-")
     return f"cairn-{readable}-{digest}" if readable else f"cairn-{digest}"

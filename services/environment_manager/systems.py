@@ -85,7 +85,7 @@ class ComposedSystems:
         allowed = settings.compose_allow if settings is not None else ()
         compose_file = await asyncio.to_thread(sources.find, workspace, arguments.compose_file)
         raise_if_refused(compose_file, await asyncio.to_thread(sources.refusals, workspace, compose_file), allowed)
-        project = labels.compose_project(id)
+        project = self._systems.project(id)
         model = await self._systems.model(workspace, compose_file, project, asked.variables)
         before = await self._systems.containers(id)
         for seen in before:
@@ -175,7 +175,7 @@ class ComposedSystems:
                 SystemFoundUnhealthy(
                     call_id=asked.command.call_id,
                     compose_file=compose_file,
-                    project=labels.compose_project(asked.environment.id),
+                    project=self._systems.project(asked.environment.id),
                     service=failed.seen.state.service if failed is not None else "",
                     reason=failed.reason if failed is not None else f"Compose did not start it ({cause})",
                     services=_states(present),

@@ -167,10 +167,10 @@ class Environments:
         self.processes = MemoryProcesses()
         self.clock = SystemClock()
         self.operations = dict(OPERATIONS)
-        composed = None
+        self.systems = None
         if systems is not None:
-            composed = ComposedSystems(systems, self.memory.log, tenant="default", host="here")
-            self.operations.update(composed.operations())
+            self.systems = ComposedSystems(systems, self.memory.log, tenant="default", host="here")
+            self.operations.update(self.systems.operations())
         self.plumbing = Plumbing(
             log=self.memory.log,
             environments=EntityStore(self.memory.log, ENVIRONMENT, self.clock),
@@ -196,9 +196,9 @@ class Environments:
         self.hosts = Hosts(self.memory.hosts, self.clock, own="here", lease_seconds=15.0)
         moving = Moving(self.plumbing, self.executor, self.hosts)
         self.handlers = Handlers(self.plumbing, self.executor, moving, pull_requests)
-        self.keeper = Keeper(self.memory.log, self.plumbing, self.executor, self.handlers.prepare, composed)
+        self.keeper = Keeper(self.memory.log, self.plumbing, self.executor, self.handlers.prepare, self.systems)
         self.people = People(self.plumbing, self.executor, moving, self.handlers, self.keeper)
-        self.workspaces.directory(self.id).mkdir(parents=True)
+        self.workspaces.directory(self.id).mkdir(parents=True, exist_ok=True)
 
     async def stand(self, id: str = "") -> Environments:
         self.workspaces.environments.append(id or self.id)

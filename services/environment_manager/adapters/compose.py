@@ -83,6 +83,16 @@ class DockerCompose:
         if self._engine is not None:
             await self._engine.close()
 
+    def project(self, environment_id: str) -> str:
+        return labels.compose_project(environment_id, str(self._home))
+
+    def _of(self, environment_id: str) -> dict[str, str]:
+        return {
+            labels.ENVIRONMENT: environment_id,
+            labels.ROLE: labels.SERVICE,
+            labels.COMPOSE_PROJECT: self.project(environment_id),
+        }
+
     def labels(self) -> dict[str, str]:
         """Those that everything of every system here carries."""
         return {**OURS, labels.HOME: str(self._home)}
@@ -138,7 +148,7 @@ class DockerCompose:
 
     async def down(self, environment_id: str, *, volumes: bool, say: Say | None = None) -> None:
         """By what the engine holds of it: no file is needed any more."""
-        project = labels.compose_project(environment_id)
+        project = self.project(environment_id)
         await self._leave(environment_id)
         arguments = ["-p", project, "--ansi", "never", "--progress", "plain", "down", "--remove-orphans"]
         arguments += ["-t", str(DOWN_GRACE_SECONDS), *(("-v",) if volumes else ())]
@@ -227,7 +237,7 @@ class DockerCompose:
         from infra.docker.engine import NotThere
 
         found = []
-        for short in await engine.containers(_of(environment_id)):
+        for short in await engine.containers(self._of(environment_id)):
             if short["Labels"].get(ONE_OFF) == "True":
                 continue
             with contextlib.suppress(NotThere):  # It is gone by now.
@@ -265,7 +275,7 @@ class DockerCompose:
             joined = {item["NetworkID"] for item in inspected["NetworkSettings"]["Networks"].values()}
             if "none" in inspected["NetworkSettings"]["Networks"]:
                 await _connect(engine, "none", sandbox["Id"], "disconnect")
-            for network in await engine.networks(_of(environment_id)):
+            for network in await engine.networks(self._of(environment_id)):
                 if network["Id"] not in joined:
                     await _connect(engine, network["Id"], sandbox["Id"], "connect")
         return bool(sandboxes)
@@ -273,8 +283,8 @@ class DockerCompose:
     async def _leave(self, environment_id: str) -> None:
         """Compose does not remove a network that holds containers which are not its own."""
         engine = self._open()
-        own = {container["Id"] for container in await engine.containers(_of(environment_id))}
-        for network in await engine.networks(_of(environment_id)):
+        own = {container["Id"] for container in await engine.containers(self._of(environment_id))}
+        for network in await engine.networks(self._of(environment_id)):
             inspected = await engine.request("GET", f"networks/{network['Id']}")
             for container in inspected.get("Containers") or {}:
                 if container not in own:
@@ -320,14 +330,6 @@ class DockerCompose:
             except OSError:
                 return False
         return True
-
-
-def _of(environment_id: str) -> dict[str, str]:
-    return {
-        labels.ENVIRONMENT: environment_id,
-        labels.ROLE: labels.SERVICE,
-        labels.COMPOSE_PROJECT: labels.compose_project(environment_id),
-    }
 
 
 def _own(variables: Mapping[str, str]) -> dict[str, str]:
