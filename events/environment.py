@@ -319,7 +319,8 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     base commit to ``bundled``, the last checkpoint that another host could take over; ``unbundled`` are the calls that
     changed the workspace since, each with its checkpoint. ``elsewhere`` are the calls that ran on a host, or in a
     workspace, that is gone; ``lost_calls`` those whose changes went with it. While it has ``diverged``, no call
-    begins. ``asked`` are the calls that people want and that have no end yet. ``system`` is the composed one, as it was seen last; ``composed`` says that there may be one."""
+    begins. ``asked`` are the calls that people want and that have no end yet. ``system`` is the composed one, as it was
+    seen last; ``composed`` says that there may be one."""
 
     id: str
     prepared: EnvironmentPrepared | None = None

@@ -196,6 +196,9 @@ class Systems(Protocol):
     refuses (``compose-file-missing``, ``compose-file-invalid``, ``build-failed``, ``image-unavailable``,
     ``compose-failed``, ``timed-out``, ``compose-unavailable``) and ``Transient`` where no engine answers."""
 
+    def project(self, environment_id: str) -> str:
+        """The name of the Compose project of the environment."""
+
     def labels(self) -> dict[str, str]:
         """Those that everything of every system here carries."""
 
