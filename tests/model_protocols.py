@@ -167,8 +167,8 @@ class Anthropic(Protocol):
             "stop_reason": turn.stop_reason or ("tool_use" if turn.calls else "end_turn"),
             "stop_sequence": None,
             "usage": {
-                "input_tokens": turn.input_tokens - turn.cached_tokens,
-                "cache_creation_input_tokens": 0,
+                "input_tokens": turn.input_tokens - turn.cached_tokens - turn.cache_write_tokens,
+                "cache_creation_input_tokens": turn.cache_write_tokens,
                 "cache_read_input_tokens": turn.cached_tokens,
                 "output_tokens": turn.output_tokens,
             },

@@ -57,6 +57,7 @@ class Turn:
     stop_reason: str = ""
     input_tokens: int = 100
     cached_tokens: int = 40
+    cache_write_tokens: int = 20
     output_tokens: int = 10
     faults: tuple[Fault, ...] = ()
 

@@ -1,8 +1,8 @@
 """The one connection of a process to NATS, and everything behind it.
 
 The connection comes back by itself for as long as the process lives. While it is away, operations wait up to
-``PATIENCE_SECONDS`` and then raise ``Transient``; followers and command sources go on where they were. Pings notice
-a half-open socket after about six seconds.
+``PATIENCE_SECONDS``, or what ``give_up_after`` says, and then raise ``Transient``; followers and command sources go
+on where they were. Pings notice a half-open socket after about six seconds.
 """
 
 from __future__ import annotations
@@ -145,6 +145,10 @@ class JetStream:
     @property
     def connected(self) -> bool:
         return self._client.ready.is_set() and self._client.is_connected
+
+    def give_up_after(self, seconds: float) -> None:
+        """Operations wait for a server that is away only so long: for those who answer people."""
+        self._requests.patience_seconds = seconds
 
     def on_reconnect(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` each time the connection has come back and the streams are there.

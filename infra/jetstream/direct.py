@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from events.errors import Transient
-from infra.jetstream.requests import PATIENCE_SECONDS, Lost, Refused, Requests, header_value, status_of
+from infra.jetstream.requests import Lost, Refused, Requests, header_value, status_of
 
 BATCH = 1000
 SILENCE_SECONDS = 5.0
@@ -84,7 +84,7 @@ async def read_all(
 ) -> list[StoredMessage]:
     """The messages of a subject (wildcards allowed) above ``after``, in order, at most ``limit`` of them."""
     found = await _read_on(requests, stream, subject, after, limit)
-    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    deadline = asyncio.get_running_loop().time() + requests.patience_seconds
     while requests.replicated and (limit is None or len(found) < limit):
         last = await read_from_leader(requests, stream, {"last_by_subj": subject})
         reached = found[-1].sequence if found else after

@@ -19,7 +19,6 @@ from events.errors import RevisionConflict, Transient, UndecodableMessage
 from infra.jetstream.direct import BEHIND_SECONDS, StoredMessage, read_all, read_from_leader, read_last
 from infra.jetstream.pull import SILENCE_SECONDS, Follower, Pull
 from infra.jetstream.requests import (
-    PATIENCE_SECONDS,
     PAUSE_SECONDS,
     Lost,
     Refused,
@@ -151,7 +150,7 @@ class JetStreamEventLog:
     ) -> int:
         """Find out what became of an append that was not acknowledged, and try again while it is not there."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE_SECONDS
+        deadline = loop.time() + self._requests.patience_seconds
         headers = _headers(envelope, expected)
         while True:
             if isinstance(error, Refused) and error.code not in {WRONG_LAST_SEQUENCE, SEQUENCE_IN_FLIGHT}:

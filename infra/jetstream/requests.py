@@ -21,7 +21,6 @@ from infra.jetstream.client import LeanClient, publication
 logger = logging.getLogger("cairn.jetstream")
 
 TIMEOUT_SECONDS = 5.0
-# How long an operation waits for a server that is away before it gives up with Transient.
 PATIENCE_SECONDS = 12.0
 PAUSE_SECONDS = 0.05
 SWEEP_SECONDS = 0.25
@@ -115,12 +114,14 @@ class Requests:
     """``client`` must be connected when ``start`` is called; afterwards it may come and go.
 
     ``reconnected`` holds what is to be called each time it has come back. ``replicated`` says whether a stream may
-    have replicas, which may be behind its leader; it holds until the streams were looked at.
+    have replicas, which may be behind its leader; it holds until the streams were looked at. ``patience_seconds`` is
+    how long an operation waits for a server that is away before it gives up with ``Transient``.
     """
 
     def __init__(self, client: LeanClient) -> None:
         self.client = client
         self.replicated = True
+        self.patience_seconds = PATIENCE_SECONDS
         self.reconnected: set[Callable[[], None]] = set()
         self._loop = asyncio.get_running_loop()
         self._inbox = b""
@@ -152,14 +153,15 @@ class Requests:
         *,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> Reply:
-        """One attempt. Raises ``Lost``, ``Permanent`` where it is too large or not permitted."""
+        """One attempt, of no longer than patience lasts. Raises ``Lost``, ``Permanent`` where it is too large or not
+        permitted."""
         if len(data) + len(headers) > self.client.max_payload:
             message = f"{len(data):,} bytes on {subject} are more than the NATS server's max_payload, "
             raise Permanent(message + f"{self.client.max_payload:,}.", slug="too-large")
         if not self.client.ready.is_set():
             message = "no connection"
             raise Lost(message)
-        key, future = self.expect(subject, timeout_seconds)
+        key, future = self.expect(subject, min(timeout_seconds, self.patience_seconds))
         if not self.send(subject, data, headers, reply=key):
             self._waiting.pop(key, None)
             message = "the connection is closed or too much waits for it"
@@ -220,8 +222,8 @@ class Requests:
         return await self.patiently(once, subject)
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]], what: str) -> T:
-        """``attempt`` until it is not ``Lost``; after ``PATIENCE_SECONDS`` raises ``Transient``."""
-        deadline = self._loop.time() + PATIENCE_SECONDS
+        """``attempt`` until it is not ``Lost``; when patience is over raises ``Transient``."""
+        deadline = self._loop.time() + self.patience_seconds
         while True:
             try:
                 await self.wait_ready(deadline)

@@ -35,6 +35,9 @@ from services.gateway.sse import EventStreams
 
 log = structlog.get_logger()
 
+# Who asks a question wants to know soon that there is no answer.
+PATIENCE_SECONDS = 4.0
+
 
 class Serving:
     """The running gateway. Stopping ends the live streams first, then waits for the requests under way."""
@@ -56,6 +59,7 @@ class Serving:
 
 async def start(runtime: Runtime, bound: socket.socket) -> Serving:
     chosen, jetstream = runtime.settings, runtime.jetstream
+    jetstream.give_up_after(PATIENCE_SECONDS)
     if chosen.gateway.key:
         let_in(chosen.home_path, resolve(chosen.gateway.key))
     elif not (chosen.home_path / KEYS_FILE).exists():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import asyncpg
@@ -13,10 +16,27 @@ import pytest
 from nats.errors import Error as NatsError
 
 from infra.embedded.nats_server import NatsServer
-from infra.embedded.postgres_server import PostgresServer
+from infra.embedded.postgres_server import PostgresServer, binary
 from infra.embedded.program import StartFailed
 
 pytestmark = pytest.mark.integration
+
+# Tells which program serves, as whom, and what it answers.
+CLOSED = """
+import asyncio, sys
+from pathlib import Path
+import asyncpg, psutil
+from infra.embedded.postgres_server import PostgresServer, binary
+
+async def ask(url):
+    connection = await asyncpg.connect(url)
+    answer = await connection.fetchval("SELECT 7")
+    await connection.close()
+    return answer
+
+with PostgresServer(Path(sys.argv[1])).start() as server:
+    print(binary("postgres"), psutil.Process(server.pid).username(), asyncio.run(ask(server.url)))
+"""
 
 
 class TestNats:
@@ -93,6 +113,28 @@ class TestPostgres:
             connection = await asyncpg.connect(server.url)
             assert await connection.fetchval("SELECT 1") == 1
             await connection.close()
+
+    def test_below_a_directory_that_is_closed_to_others(self, tmp_path: Path) -> None:
+        """Its programs and its files may lie where only their owner gets to, as below a home of mode 0700, and nothing
+        is opened to others for it. Started by root, the server is still no process of root's."""
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o700)
+        installed = binary("postgres").parents[2]
+        for part in installed.parent.glob(f"{installed.name}*"):  # Its libraries lie beside it.
+            shutil.copytree(part, closed / part.name, copy_function=os.link, symlinks=True)
+        told = subprocess.run(
+            (sys.executable, "-c", CLOSED, str(closed / "home")),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(closed), *filter(None, sys.path)))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.returncode == 0, told.stderr
+        program, user, answer = told.stdout.split()
+        assert program.startswith(str(closed))
+        assert answer == "7"
+        assert user != "root"
+        assert closed.stat().st_mode & 0o777 == 0o700
 
     def test_stops_while_sessions_are_open(self, tmp_path: Path) -> None:
         """A session that its client keeps open does not hold the shutdown up, and nothing is left running."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -14,7 +13,6 @@ from services.agent_runner.adapters.http import Http
 from services.agent_runner.ports import ModelRefused, ModelUnavailable
 from tests.model_examples import (
     OVER_HTTP,
-    TURNS,
     agent,
     request,
     resolve,
@@ -35,19 +33,6 @@ from tests.model_server import (
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    http = Http(read_timeout_seconds=5.0)
-    yield http
-    await http.close()
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer(TURNS) as server:
-        yield server
-
-
 TRANSIENT = {
     "rate limit": (rate_limited("7"), "rate-limited", 7.0),
     "rate limit without a time": (rate_limited(None), "rate-limited", None),
@@ -66,41 +51,41 @@ TRANSIENT = {
 
 @pytest.mark.parametrize("name", TRANSIENT)
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_the_provider_flinches(provider: str, name: str, http: Http, server: ModelServer) -> None:
+async def test_the_provider_flinches(provider: str, name: str, http: Http, model_server: ModelServer) -> None:
     """A passing failure names its cause and the least time to wait, is not tried again here, and passes."""
     fault, cause, retry_after_seconds = TRANSIENT[name]
-    server.add("", [Turn(text="Well again.", faults=(fault,))])
-    model = open_model(agent(provider, server.url), resolve, http)
+    model_server.add("", [Turn(text="Well again.", faults=(fault,))])
+    model = open_model(agent(provider, model_server.url), resolve, http)
 
     with pytest.raises(ModelUnavailable) as caught:
         await model.respond(request())
 
     assert (cause, retry_after_seconds) == (caught.value.cause, caught.value.retry_after_seconds)
-    assert server.url in str(caught.value)
-    assert len(server.requests) == 1
+    assert model_server.url in str(caught.value)
+    assert len(model_server.requests) == 1
     assert (await model.respond(request())).text == "Well again."
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_retry_after_may_be_a_date(provider: str, http: Http, server: ModelServer) -> None:
+async def test_retry_after_may_be_a_date(provider: str, http: Http, model_server: ModelServer) -> None:
     """An HTTP date is turned into the seconds until then."""
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    server.add("", [Turn(faults=(rate_limited(moment),))])
+    model_server.add("", [Turn(faults=(rate_limited(moment),))])
 
     with pytest.raises(ModelUnavailable) as caught:
-        await open_model(agent(provider, server.url), resolve, http).respond(request())
+        await open_model(agent(provider, model_server.url), resolve, http).respond(request())
 
     assert 50 < (caught.value.retry_after_seconds or 0) <= 60
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_a_slow_answer_times_out(provider: str, server: ModelServer) -> None:
+async def test_a_slow_answer_times_out(provider: str, model_server: ModelServer) -> None:
     """An answer that does not come in time is a passing failure."""
-    server.add("", [Turn(text="late", faults=(slow(5.0),))])
+    model_server.add("", [Turn(text="late", faults=(slow(5.0),))])
     http = Http(read_timeout_seconds=0.2)
 
     with pytest.raises(ModelUnavailable) as caught:
-        await open_model(agent(provider, server.url), resolve, http).respond(request())
+        await open_model(agent(provider, model_server.url), resolve, http).respond(request())
 
     await http.close()
     assert caught.value.cause == "timeout"
@@ -157,21 +142,23 @@ PERMANENT = [
 
 
 @pytest.mark.parametrize(("provider", "fault", "slug"), PERMANENT)
-async def test_the_provider_refuses(provider: str, fault: Fault, slug: str, http: Http, server: ModelServer) -> None:
+async def test_the_provider_refuses(
+    provider: str, fault: Fault, slug: str, http: Http, model_server: ModelServer
+) -> None:
     """A refusal that would be repeated is final; typed errors decide, ordinary words do not."""
-    server.add("", [Turn(faults=(fault,))])
+    model_server.add("", [Turn(faults=(fault,))])
 
     with pytest.raises(ModelRefused) as caught:
-        await open_model(agent(provider, server.url), resolve, http).respond(request())
+        await open_model(agent(provider, model_server.url), resolve, http).respond(request())
 
     assert slug == caught.value.slug
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_a_wrong_key(provider: str, http: Http, server: ModelServer) -> None:
+async def test_a_wrong_key(provider: str, http: Http, model_server: ModelServer) -> None:
     """The server does not know the key: final, with advice, and without the key in the message."""
     with pytest.raises(ModelRefused) as caught:
-        await open_model(agent(provider, server.url), lambda _: "sk-wrong-key", http).respond(request())
+        await open_model(agent(provider, model_server.url), lambda _: "sk-wrong-key", http).respond(request())
 
     assert caught.value.slug == "bad-credentials"
     assert "sk-wrong-key" not in str(caught.value)
@@ -179,22 +166,22 @@ async def test_a_wrong_key(provider: str, http: Http, server: ModelServer) -> No
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_an_unknown_model(provider: str, http: Http, server: ModelServer) -> None:
+async def test_an_unknown_model(provider: str, http: Http, model_server: ModelServer) -> None:
     """A model that the provider does not have is final, and named."""
     with pytest.raises(ModelRefused) as caught:
-        await open_model(agent(provider, server.url, model="gtp-9"), resolve, http).respond(request())
+        await open_model(agent(provider, model_server.url, model="gtp-9"), resolve, http).respond(request())
 
     assert caught.value.slug == "model-not-found"
     assert "gtp-9" in str(caught.value)
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_a_path_that_is_not_there(provider: str, http: Http, server: ModelServer) -> None:
+async def test_a_path_that_is_not_there(provider: str, http: Http, model_server: ModelServer) -> None:
     """A base URL that leads to another page says which address was tried."""
     with pytest.raises(ModelRefused, match="/nowhere/"):
-        await open_model(agent(provider, server.url, base_url=f"{server.url}/nowhere"), resolve, http).respond(
-            request()
-        )
+        await open_model(
+            agent(provider, model_server.url, base_url=f"{model_server.url}/nowhere"), resolve, http
+        ).respond(request())
 
 
 @pytest.mark.parametrize("base_url", ["localhost:1234", "ftp://example.org", "http://[::1"])
@@ -206,9 +193,9 @@ async def test_a_base_url_that_is_none(base_url: str, http: Http) -> None:
     assert caught.value.slug == "request-invalid"
 
 
-async def test_an_answer_without_a_choice(http: Http, server: ModelServer) -> None:
+async def test_an_answer_without_a_choice(http: Http, model_server: ModelServer) -> None:
     """A completion that holds nothing is a failure of the server, not an empty answer."""
-    server.add("", [Turn(faults=(Fault(200, {"choices": []}),))])
+    model_server.add("", [Turn(faults=(Fault(200, {"choices": []}),))])
 
     with pytest.raises(ModelUnavailable):
-        await open_model(agent("openai", server.url), resolve, http).respond(request())
+        await open_model(agent("openai", model_server.url), resolve, http).respond(request())

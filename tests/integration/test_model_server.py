@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
 from services.agent_runner.adapters.http import Http
-from tests.model_examples import (
-    TURNS,
-)
 from tests.model_server import (
     KEY,
     MODEL,
@@ -19,19 +15,6 @@ from tests.model_server import (
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    http = Http(read_timeout_seconds=5.0)
-    yield http
-    await http.close()
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer(TURNS) as server:
-        yield server
 
 
 @pytest.mark.parametrize(
@@ -54,15 +37,17 @@ def server() -> Iterator[ModelServer]:
         [{"role": "user", "content": [{"type": "text", "text": " "}]}],
     ],
 )
-async def test_the_server_refuses_what_anthropic_refuses(messages: list[Any], http: Http, server: ModelServer) -> None:
+async def test_the_server_refuses_what_anthropic_refuses(
+    messages: list[Any], http: Http, model_server: ModelServer
+) -> None:
     """The double is strict, or the contract above would prove nothing."""
     body = {"model": MODEL, "max_tokens": 1, "messages": messages, "tools": []}
     headers = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
 
-    reply = await http.post(f"{server.url}/v1/messages", headers, json.dumps(body).encode())
+    reply = await http.post(f"{model_server.url}/v1/messages", headers, json.dumps(body).encode())
 
     assert reply.status == 400
-    assert server.requests[-1].problem
+    assert model_server.requests[-1].problem
 
 
 @pytest.mark.parametrize(
@@ -86,12 +71,14 @@ async def test_the_server_refuses_what_anthropic_refuses(messages: list[Any], ht
         ],
     ],
 )
-async def test_the_server_refuses_what_openai_refuses(messages: list[Any], http: Http, server: ModelServer) -> None:
+async def test_the_server_refuses_what_openai_refuses(
+    messages: list[Any], http: Http, model_server: ModelServer
+) -> None:
     """The double is strict, or the contract above would prove nothing."""
     body = {"model": MODEL, "messages": messages}
     headers = {"authorization": f"Bearer {KEY}"}
 
-    reply = await http.post(f"{server.url}/v1/chat/completions", headers, json.dumps(body).encode())
+    reply = await http.post(f"{model_server.url}/v1/chat/completions", headers, json.dumps(body).encode())
 
     assert reply.status == 400
-    assert server.requests[-1].problem
+    assert model_server.requests[-1].problem

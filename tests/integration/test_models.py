@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,32 +36,19 @@ from tests.model_server import (
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-async def http() -> AsyncIterator[Http]:
-    http = Http(read_timeout_seconds=5.0)
-    yield http
-    await http.close()
-
-
-@pytest.fixture
-def server() -> Iterator[ModelServer]:
-    with ModelServer(TURNS) as server:
-        yield server
-
-
 OpenModel = Callable[[Sequence[Turn]], Model]
 
 
 @pytest.fixture(params=[*OVER_HTTP, "scripted"])
 def open_scripted(
-    request: pytest.FixtureRequest, http: Http, server: ModelServer, tmp_path: Path
+    request: pytest.FixtureRequest, http: Http, model_server: ModelServer, tmp_path: Path
 ) -> Callable[[Sequence[Turn]], Model]:
     """Opens a model of each kind that plays the given turns."""
 
     def open_it(turns: Sequence[Turn]) -> Model:
         if request.param != "scripted":
-            server.add("", turns)
-            return open_model(agent(request.param, server.url), resolve, http)
+            model_server.add("", turns)
+            return open_model(agent(request.param, model_server.url), resolve, http)
         path = tmp_path / "transcript.json"
         path.write_text(json.dumps({"turns": [as_scripted(turn) for turn in turns]}))
         return open_model(ModelAgent(provider="scripted", transcript=str(path)), resolve, http)
@@ -91,6 +78,17 @@ async def test_an_answer_with_calls(open_scripted: OpenModel) -> None:
     assert len({call.provider_call_id for call in answer.calls}) == 2
     assert (answer.stop_reason, answer.input_tokens, answer.output_tokens) == ("tool_use", 100, 10)
     assert answer.model
+
+
+@pytest.mark.parametrize(("provider", "cached"), [("anthropic", (40, 20)), ("openai", (40, 0))])
+async def test_what_the_cache_saved(
+    http: Http, model_server: ModelServer, provider: str, cached: tuple[int, int]
+) -> None:
+    """The part of the input that came from the provider's cache, and, of Anthropic, the part that went into it."""
+    answer = await open_model(agent(provider, model_server.url), resolve, http).respond(request())
+
+    assert (answer.cache_read_tokens, answer.cache_write_tokens) == cached
+    assert answer.input_tokens == 100
 
 
 async def test_the_conversation_goes_on_where_it_is(open_scripted: OpenModel) -> None:
@@ -157,12 +155,12 @@ async def test_whatever_a_model_did_can_be_shown_again(open_scripted: OpenModel,
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_calls_are_named_by_our_ids(provider: str, http: Http, server: ModelServer) -> None:
+async def test_calls_are_named_by_our_ids(provider: str, http: Http, model_server: ModelServer) -> None:
     """The ids in the conversation are ours, which are unique, in calls and results alike."""
-    await open_model(agent(provider, server.url), resolve, http).respond(request(*AFTER_FIRST_TURN))
+    await open_model(agent(provider, model_server.url), resolve, http).respond(request(*AFTER_FIRST_TURN))
 
-    assert {"run-1-c1", "run-1-c2"} == set(_strings(server.requests[-1].body)) & {"run-1-c1", "run-1-c2"}
-    assert server.requests[-1].problem == ""
+    assert {"run-1-c1", "run-1-c2"} == set(_strings(model_server.requests[-1].body)) & {"run-1-c1", "run-1-c2"}
+    assert model_server.requests[-1].problem == ""
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -173,12 +171,14 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-async def test_anthropic_gets_results_in_one_message_and_cache_breakpoints(http: Http, server: ModelServer) -> None:
+async def test_anthropic_gets_results_in_one_message_and_cache_breakpoints(
+    http: Http, model_server: ModelServer
+) -> None:
     """All results in one user message, first in it, contents read from the store, errors marked; breakpoints on the
     system prompt and on the last two user messages."""
-    await open_model(agent("anthropic", server.url), resolve, http).respond(request(*AFTER_FIRST_TURN))
+    await open_model(agent("anthropic", model_server.url), resolve, http).respond(request(*AFTER_FIRST_TURN))
 
-    body = server.requests[-1].body
+    body = model_server.requests[-1].body
     cache = {"type": "ephemeral"}
     assert [{"type": "text", "text": "You are an engineer.", "cache_control": cache}] == body["system"]
     assert {role: sum(message["role"] == role for message in body["messages"]) for role in ("user", "assistant")} == {
@@ -199,50 +199,52 @@ async def test_anthropic_gets_results_in_one_message_and_cache_breakpoints(http:
     assert body["max_tokens"] == 8192
 
 
-async def test_openai_gets_a_message_for_each_result(http: Http, server: ModelServer) -> None:
+async def test_openai_gets_a_message_for_each_result(http: Http, model_server: ModelServer) -> None:
     """The system prompt leads, each result is a message of role tool, arguments are text."""
-    await open_model(agent("openai", server.url), resolve, http).respond(request(*AFTER_FIRST_TURN))
+    await open_model(agent("openai", model_server.url), resolve, http).respond(request(*AFTER_FIRST_TURN))
 
-    body = server.requests[-1].body
+    body = model_server.requests[-1].body
     assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "tool", "tool"]
     assert body["messages"][2]["tool_calls"][0]["function"]["arguments"] == '{"command": "ls"}'
     assert body["messages"][3]["content"] == "from the store\n[exit code 1]"
     assert body["max_tokens"] == 8192
 
 
-async def test_broken_arguments_of_a_model_are_handed_on_as_they_came(http: Http, server: ModelServer) -> None:
+async def test_broken_arguments_of_a_model_are_handed_on_as_they_came(http: Http, model_server: ModelServer) -> None:
     """What is no JSON is for the run to refuse; the adapter neither mends nor drops it."""
-    server.add("", [Turn(calls=(Call("shell", '{"command": "ls'),))])
+    model_server.add("", [Turn(calls=(Call("shell", '{"command": "ls'),))])
 
-    answer = await open_model(agent("openai", server.url), resolve, http).respond(request())
+    answer = await open_model(agent("openai", model_server.url), resolve, http).respond(request())
 
     assert (CallAsked(tool="shell", arguments='{"command": "ls', provider_call_id="call_0_0"),) == answer.calls
 
 
 @pytest.mark.parametrize("provider", OVER_HTTP)
-async def test_an_id_that_comes_twice_is_reported_as_it_came(provider: str, http: Http, server: ModelServer) -> None:
+async def test_an_id_that_comes_twice_is_reported_as_it_came(
+    provider: str, http: Http, model_server: ModelServer
+) -> None:
     """Some servers give every call the same id: that is why ours are used, and theirs only recorded."""
-    server.add("", [Turn(calls=(Call("shell", id="same"), Call("shell", id="same")))])
+    model_server.add("", [Turn(calls=(Call("shell", id="same"), Call("shell", id="same")))])
 
-    answer = await open_model(agent(provider, server.url), resolve, http).respond(request())
+    answer = await open_model(agent(provider, model_server.url), resolve, http).respond(request())
 
     assert [call.provider_call_id for call in answer.calls] == ["same", "same"]
 
 
-async def test_a_call_that_anthropic_cut_off_has_no_valid_arguments(http: Http, server: ModelServer) -> None:
+async def test_a_call_that_anthropic_cut_off_has_no_valid_arguments(http: Http, model_server: ModelServer) -> None:
     """The provider closes the object it was cut off in; half of a file must not be written."""
     calls = (Call("shell", {"command": "ls"}), Call("shell", {"command": "rm -rf build/"}))
-    server.add("", [Turn(calls=calls, stop_reason="max_tokens")])
+    model_server.add("", [Turn(calls=calls, stop_reason="max_tokens")])
 
-    answer = await open_model(agent("anthropic", server.url), resolve, http).respond(request())
+    answer = await open_model(agent("anthropic", model_server.url), resolve, http).respond(request())
 
     assert [json.loads(call.arguments) for call in answer.calls[:1]] == [{"command": "ls"}]
     assert isinstance(check_arguments("shell", answer.calls[1].arguments), str)
 
 
-async def test_concurrent_requests_share_a_pool(http: Http, server: ModelServer) -> None:
+async def test_concurrent_requests_share_a_pool(http: Http, model_server: ModelServer) -> None:
     """Many runs talk at the same time over one client."""
-    model = open_model(agent("anthropic", server.url), resolve, http)
+    model = open_model(agent("anthropic", model_server.url), resolve, http)
 
     answers = await asyncio.gather(*(model.respond(request()) for _ in range(20)))
 

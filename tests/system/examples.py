@@ -11,6 +11,8 @@ from tests.model_server import Call, Turn
 TEST_COMMAND = "grep -qx 'Hello, world' greeting.txt"
 MEND = "sed -i s/Helo/Hello/ greeting.txt"
 MENDED = "Hello, world"
+# Longer than any test: an answer that nobody hears any more.
+NEVER_SECONDS = 300.0
 
 
 def repository(folder: Path) -> Path:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.model_server import ModelServer, slow
-from tests.system.examples import MEND, TEST_COMMAND, repository, shell, submit
+from tests.system.checks import requests_of
+from tests.system.examples import MEND, NEVER_SECONDS, TEST_COMMAND, repository, shell, submit
 from tests.system.stack import SystemStack, wait_until
-from tests.system.test_kills import NEVER_SECONDS, requests_of
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 

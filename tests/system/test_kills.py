@@ -17,13 +17,20 @@ from tests.system.checks import (
     assert_read_models_equal_a_rebuild,
     requests_of,
 )
-from tests.system.examples import MEND, TEST_COMMAND, lines, numbers, repository, shell, submit, until_exists
+from tests.system.examples import (
+    MEND,
+    NEVER_SECONDS,
+    TEST_COMMAND,
+    lines,
+    numbers,
+    repository,
+    shell,
+    submit,
+    until_exists,
+)
 from tests.system.stack import SystemStack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
-
-# Longer than any of these tests: an answer that nobody hears any more.
-NEVER_SECONDS = 300.0
 
 
 def test_runner_killed_between_tool_result_and_next_model_step(
