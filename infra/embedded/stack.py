@@ -22,6 +22,7 @@ import psutil
 from events import subjects
 from events.errors import CairnError
 from infra.api_keys import ensure_local_key
+from infra.docker.address import may_answer
 from infra.embedded import stack_file
 from infra.embedded.nats_server import NatsServer
 from infra.embedded.ports import free_port, is_port_free
@@ -155,7 +156,9 @@ class Stack:
         self.supervisor.add(postgres)
         self._room = RoomWatch(nats, self.home, lambda: self.supervisor.restart([nats.name]), self._report)
         self._room.start()
-        for name, module in SERVICES.items():
+        # Without an engine there is nothing that it could end.
+        reaper = {"reaper": "services.chaos.reaper"} if may_answer() else {}
+        for name, module in (SERVICES | reaper).items():
             program = ServiceProgram(
                 name,
                 module,
