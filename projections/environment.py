@@ -1,7 +1,7 @@
 """Environments: one row each, from the first run that asks for it until it is removed.
 
-The row holds what is running in it now; what became of each call stands in ``call_states``. A call without effects
-says nothing of its start and leaves the row as it is.
+The row holds what is running in it now, and its composed system as it was seen last; what became of each call stands
+in ``call_states``. A call without effects says nothing of its start and leaves the row as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from datetime import datetime
 
 import msgspec
 
+from events import systems
 from events.envelope import Envelope
 from events.environment import (
     EnvironmentLost,
@@ -25,8 +26,9 @@ from events.environment import (
     WorkspaceDiverged,
     WorkspaceReconciled,
 )
+from events.kernel import Event
 from events.task import RunRequested
-from projections.projection import Projection, plain, replace
+from projections.projection import Projection, json_text, plain, replace
 
 
 class EnvironmentRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +44,9 @@ class EnvironmentRow(msgspec.Struct, frozen=True, kw_only=True):
     status: str = "preparing"
     running_calls: list[str] = []
     detail: str = ""
+    project_id: str = ""
+    made_by: str = ""
+    system: str = "null"
     created_at: datetime
     updated_at: datetime
     sequence: int = 0
@@ -60,6 +65,8 @@ def _prepared(row: EnvironmentRow, event: EnvironmentPrepared, envelope: Envelop
         checkpoint=event.commit,
         status="ready",
         detail="",
+        project_id=event.project,
+        made_by=event.made_by,
     )
 
 
@@ -104,6 +111,11 @@ def _lost(row: EnvironmentRow, event: EnvironmentLost, envelope: Envelope) -> En
     return replace(row, status="lost", detail=event.detail)
 
 
+def _system(row: EnvironmentRow, event: Event, envelope: Envelope) -> EnvironmentRow:
+    known = msgspec.json.decode(row.system, type=systems.System | None)
+    return replace(row, system=json_text(systems.evolve(known, event)))
+
+
 def _requested(row: EnvironmentRow, event: RunRequested, envelope: Envelope) -> EnvironmentRow:
     """A run wants it: nothing new where it is there already."""
     if event.environment_id != row.id or row.status in ("ready", "diverged", "lost"):
@@ -119,7 +131,7 @@ ENVIRONMENTS: Projection[EnvironmentRow] = plain(
         RunRequested: _requested,
         EnvironmentPrepared: _prepared,
         EnvironmentMoved: lambda row, event, envelope: replace(
-            row, host=event.host, workspace=event.workspace, checkpoint=event.checkpoint, detail=""
+            row, host=event.host, workspace=event.workspace, checkpoint=event.checkpoint, detail="", system="null"
         ),
         EnvironmentPreparationFailed: _failed,
         WorkspaceDiverged: _diverged,
@@ -131,7 +143,8 @@ ENVIRONMENTS: Projection[EnvironmentRow] = plain(
         ToolCallInterrupted: _call_ended,
         ToolCallUncertain: _call_uncertain,
         EnvironmentRemoved: lambda row, event, envelope: replace(
-            row, status="removed", running_calls=[], detail=event.reason
+            row, status="removed", running_calls=[], detail=event.reason, system="null"
         ),
+        **dict.fromkeys(systems.EVENTS, _system),
     },
 )

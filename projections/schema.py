@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from infra.postgres import Connection
 
 # Raised with every change of the tables or of a fold.
-VERSION = 5
+VERSION = 6
 
 # The version of read models that somebody wants to be made anew.
 ASKED = 0

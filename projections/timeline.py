@@ -22,6 +22,7 @@ from events.environment import (
     ToolCallUncertain,
 )
 from events.kernel import Event
+from events.requests import CallRequested
 from events.run import (
     RUN_ENDS,
     AgentReminded,
@@ -215,7 +216,12 @@ def _answered(sequence: int, event: AnswerReceived, at: int) -> CallState:
     return CallState(event.call_id, sequence, "completed", at, result=event.answer)
 
 
+def _asked(sequence: int, event: CallRequested, at: int) -> CallState:
+    return CallState(event.call_id, sequence, "requested", at, f"{event.tool}, asked for by {event.by}")
+
+
 CALL_STATES: dict[type[Event], CallStateOf] = {
+    CallRequested: _asked,
     ToolCallStarted: _started,
     ToolCallCompleted: _completed,
     ToolCallFailed: _failed,

@@ -113,6 +113,9 @@ CREATE TABLE environments (
     status         text COLLATE "C" NOT NULL, -- preparing, ready, diverged, lost, failed, removed
     running_calls  text[]      NOT NULL, -- call ids
     detail         text        NOT NULL,
+    project_id     text        NOT NULL, -- of an environment without a task
+    made_by        text        NOT NULL, -- the person whose it is, '' where it is a task's
+    system         json        NOT NULL, -- events.systems.System as it was seen last, or null
     created_at     timestamptz NOT NULL,
     updated_at     timestamptz NOT NULL,
     sequence       bigint      NOT NULL
@@ -224,7 +227,7 @@ CREATE TABLE entries (
 CREATE TABLE call_states (
     call_id       text COLLATE "C" NOT NULL,
     sequence      bigint      NOT NULL,
-    state         text COLLATE "C" NOT NULL, -- running, completed, failed, interrupted, uncertain, refused
+    state         text COLLATE "C" NOT NULL, -- requested, running, completed, failed, interrupted, uncertain, refused
     at            bigint      NOT NULL, -- microseconds since 1970
     detail        text        NOT NULL, -- of a failure, an interruption, an uncertainty or a refusal
     duration_ms   bigint,

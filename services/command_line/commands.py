@@ -9,6 +9,7 @@ from services.command_line import (
     demo,
     deploying,
     doctor,
+    environments,
     forking,
     history,
     keys,
@@ -47,6 +48,8 @@ app.command()(doctor.doctor)
 app.add_typer(projects.commands, name="project")
 app.add_typer(tasks.commands, name="task")
 app.add_typer(pull_requests.commands, name="pr")
+app.add_typer(environments.commands, name="environment")
+app.add_typer(environments.compose, name="compose")
 app.add_typer(chaos.commands, name="chaos")
 app.command()(history.logs)
 app.command()(history.events)

@@ -13,6 +13,7 @@ from services.gateway import (
     openapi,
     routes_chaos,
     routes_commands,
+    routes_environments,
     routes_imports,
     routes_log,
     routes_past,
@@ -50,6 +51,7 @@ def make_app(parts: Parts, keys: ApiKeys, *, max_body_bytes: int) -> Edge:
         routes_queries,
         routes_status,
         routes_commands,
+        routes_environments,
         routes_chaos,
     ):
         app.include_router(module.router)

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from events import subjects
-from events.experiment import EXPERIMENT
 from events.kernel import Command
 from events.names import checked_name
 from events.project import PROJECT
@@ -153,8 +152,7 @@ async def do(request: Request, wish: Wish, key: str | None, *, look: str, create
     }
     if not created:
         return Json(body)
-    plural = {PROJECT.name: "projects", EXPERIMENT.name: "experiments"}.get(outcome.entity, "tasks")
-    return Json(body, 201, {"Location": f"{API}/{plural}/{outcome.entity_id}"})
+    return Json(body, 201, {"Location": f"{API}/{outcome.entity}s/{outcome.entity_id}"})
 
 
 def _pending(asked: Asked, look: str) -> Response:

@@ -37,6 +37,7 @@ from events.pull_request import (
     PullRequestOpened,
     PullRequestRevised,
 )
+from events.requests import CallRequested
 from events.run import (
     AgentReminded,
     AnswerReceived,
@@ -59,6 +60,7 @@ from events.run import (
     ToolCallRefused,
     ToolCallRequested,
 )
+from events.systems import ServiceState, SystemStarted, SystemStopped
 from events.task import (
     ApprovalRequested,
     CheckRequested,
@@ -320,6 +322,12 @@ class World:
             yield lambda: ("run", run, (AgentReminded(text="Call submit."),))
             for end in ENDS:
                 yield lambda end=end: self._set(self.runs, run, "ended", "run", end)
+            web = ServiceState(service="web", container="web-1", status="running")
+            up = SystemStarted(call_id="c", compose_file="compose.yaml", project="p", services=(web,))
+            yield lambda: ("environment", environment, (up,))
+            yield lambda: ("environment", environment, (SystemStopped(reason="compose_down"),))
+            asked = CallRequested(call_id=f"{run}-by-1", tool="shell", arguments=Inline("{}"), effects="workspace")
+            yield lambda: ("environment", environment, (asked,))
         else:
             yield lambda: ("environment", environment, (EnvironmentRemoved(reason="task ended"),))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -16,7 +18,7 @@ from events.environment import (
     ToolCallStarted,
     ToolCallUncertain,
 )
-from events.kernel import Event
+from events.kernel import Event, replace
 from events.project import ProjectAdded, ProjectSettings
 from events.pull_request import PullRequestApproved, PullRequestMerged, PullRequestMergeRefused, PullRequestRevised
 from events.run import (
@@ -29,6 +31,7 @@ from events.run import (
     ToolCallRefused,
     ToolCallRequested,
 )
+from events.systems import ServiceState, SystemFoundUnhealthy, SystemObserved, SystemStarted, SystemStopped
 from events.task import (
     CheckRequested,
     QuestionAsked,
@@ -232,6 +235,28 @@ def test_environment_restored_after_uncertainty() -> None:
         ("environment", ENVIRONMENT, uncertain),
     ).row("environments", ENVIRONMENT)
     assert (row["running_calls"], row["checkpoint"]) == ([], "c0")
+
+
+def test_environment_shows_its_system_as_it_was_seen_last() -> None:
+    """What is wrong with it, until it is seen well again; nothing of it once it is down."""
+    web = ServiceState(service="web", container="p-web-1", status="running", health="healthy")
+    ill = replace(web, health="unhealthy")
+    started = SystemStarted(call_id="c1", compose_file="compose.yaml", project="p", services=(web,))
+    found = SystemFoundUnhealthy(
+        call_id="c2", compose_file="compose.yaml", project="p", service="web", reason="is unhealthy", services=(ill,)
+    )
+    observed = SystemObserved(call_id="c3", services=(web,))
+
+    def shown(*events: Event) -> Any:
+        decisions = [("environment", ENVIRONMENT, event) for event in (prepared(), *events)]
+        return msgspec.json.decode(tables(*decisions).row("environments", ENVIRONMENT)["system"])
+
+    assert shown() is None
+    assert shown(started)["services"][0]["health"] == "healthy"
+    assert shown(started, found)["problem"] == "web: is unhealthy"
+    assert (shown(started, found, observed)["problem"], shown(found, observed)["compose_file"]) == ("", "compose.yaml")
+    assert shown(started, SystemStopped(reason="compose_down")) is None
+    assert shown(started, EnvironmentRemoved(reason="done")) is None
 
 
 def test_environment_without_change_is_not_written() -> None:
