@@ -95,7 +95,9 @@ async def start(runtime: Runtime) -> Chaos:
     from services.chaos.adapters.world import DockerWorld
 
     settings, engine = runtime.settings, Engine()
-    return await Chaos(runtime, DockerFaults.of(settings, engine), DockerWorld(engine)).start()
+    return await Chaos(
+        runtime, DockerFaults.of(settings, engine), DockerWorld(engine, str(runtime.settings.home_path))
+    ).start()
 
 
 if __name__ == "__main__":

@@ -28,10 +28,12 @@ def wanted_labels(target: str) -> dict[str, str]:
     return {labels.ENVIRONMENT: target}
 
 
-def belongs(of_container: Mapping[str, str], target: str) -> bool:
-    """Whether a container with these labels may be hit by faults on ``target``."""
+def belongs(of_container: Mapping[str, str], target: str, home: str = "") -> bool:
+    """Whether a container with these labels may be hit by faults on ``target``. Environments of other installations on
+    the same engine may have the same ids: those whose ``home`` is another one are not meant."""
     found = all(of_container.get(name) == value for name, value in wanted_labels(target).items())
-    return found and of_container.get(labels.ROLE, "") not in _NEVER_HIT
+    elsewhere = not target.startswith(COMPOSE) and of_container.get(labels.HOME, home) != home
+    return found and not elsewhere and of_container.get(labels.ROLE, "") not in _NEVER_HIT
 
 
 def affected(target: str, fault: Fault, containers: Sequence[Container]) -> Affected:

@@ -187,4 +187,6 @@ def test_whose_a_container_is() -> None:
     assert not belongs(mine, "env2")
     assert not belongs(mine, "compose:env")
     assert not belongs({}, "env")
+    assert belongs({**mine, labels.HOME: "/here"}, "env", "/here")
+    assert not belongs({**mine, labels.HOME: "/there"}, "env", "/here")
     assert not belongs({**mine, labels.ROLE: labels.SANDBOX}, "env")

@@ -45,7 +45,8 @@ COMPOSE_NUMBER = "com.docker.compose.container-number"
 
 class DockerFaults:
     """``owner`` tells the stacks apart that use this engine: each sees and undoes its own faults only, and none injects
-    beside another's. ``projects`` are the Compose projects, not made by Cairn, that may be hit."""
+    beside another's. ``home`` is the stack's, whose environments may be hit; ``projects`` are the Compose projects, not
+    made by Cairn, that may be."""
 
     def __init__(
         self,
@@ -57,11 +58,13 @@ class DockerFaults:
         image: str,
         base_image: str,
         projects: Sequence[str] = (),
+        home: str = "",
     ) -> None:
         self._engine = engine
         self._ground = Ground(engine, image, tenant, host, owner)
         self._base_image = base_image
         self._projects = frozenset(projects)
+        self._home = home
         self._injecting = asyncio.Lock()
         self._cannot: dict[str, str] = {}
         self._looked = 0.0
@@ -77,6 +80,7 @@ class DockerFaults:
             image=settings.chaos.image,
             base_image=settings.chaos.base_image,
             projects=settings.chaos.projects,
+            home=str(settings.home_path),
         )
 
     # ---- what can be
@@ -119,7 +123,7 @@ class DockerFaults:
             )
             raise refused(message, slug="project-not-allowed")
         found = await self._engine.containers(targets.wanted_labels(target))
-        of_target = [each["Id"] for each in found if targets.belongs(each["Labels"] or {}, target)]
+        of_target = [each["Id"] for each in found if targets.belongs(each["Labels"] or {}, target, self._home)]
         inspected = await asyncio.gather(*(inspect(self._engine, id) for id in of_target))
         return tuple(_container(target, each) for each in inspected if each is not None)
 
@@ -236,7 +240,7 @@ class DockerFaults:
         if hit is None:
             message = f"container {id[:12]} is gone."
             raise refused(message, slug="container-missing")
-        if not targets.belongs(hit["Config"]["Labels"] or {}, target):
+        if not targets.belongs(hit["Config"]["Labels"] or {}, target, self._home):
             message = f"container {hit['Name'].removeprefix('/')} does not belong to {target}: it is not touched."
             raise refused(message, slug="foreign-container")
         return hit
@@ -251,7 +255,7 @@ class DockerFaults:
             return f"container {id[:12]} is no record that this version can read: see what it did, and remove it"
         hit = await inspect(self._engine, found.hit)
         name = found.hit[:12] if hit is None else hit["Name"].removeprefix("/")
-        if hit is not None and not targets.belongs(hit["Config"]["Labels"] or {}, found.target):
+        if hit is not None and not targets.belongs(hit["Config"]["Labels"] or {}, found.target, self._home):
             return f"{name} does not belong to {found.target}: {found.fault.kind} is not undone there"
         try:
             left = await METHODS[type(found.fault)].undo(self._ground, record, hit)

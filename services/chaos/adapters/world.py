@@ -28,8 +28,11 @@ NUMBER = "com.docker.compose.container-number"
 
 
 class DockerWorld:
-    def __init__(self, engine: Engine) -> None:
+    """``home`` is that of the installation whose environments are meant."""
+
+    def __init__(self, engine: Engine, home: str = "") -> None:
         self._engine = engine
+        self._home = home
 
     async def ask(self, target: str, provider: Http | Tcp | ServiceHealthy | ContainerState | Command) -> Answer:
         match provider:
@@ -125,7 +128,7 @@ class DockerWorld:
         listed = [
             each
             for each in await self._engine.containers(wanted_labels(target))
-            if belongs(each["Labels"] or {}, target)
+            if belongs(each["Labels"] or {}, target, self._home)
         ]
         of_service = [each["Id"] for each in listed if each["Labels"].get(SERVICE) == service]
         if not of_service:
