@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.engine import BASE_IMAGE
 from tests.nats_server import NatsServer
 
 pytest_plugins = ["tests.postgres_server"]
+
+# Stacks that tests start build what holds faults from the image that is at hand, without a registry.
+os.environ.setdefault("CAIRN_CHAOS__BASE_IMAGE", BASE_IMAGE)
 
 
 @pytest.fixture(scope="session")
