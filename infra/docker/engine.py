@@ -178,9 +178,15 @@ class Engine:
         return int((await self.request("POST", f"containers/{container}/wait", seconds=seconds))["StatusCode"])
 
     async def remove(self, container: str) -> None:
-        """End it, and remove it with its anonymous volumes. One that is gone is no error."""
-        with contextlib.suppress(NotThere):
+        """End it, and remove it with its anonymous volumes. One that is gone, or that somebody removes just now, is no
+        error."""
+        try:
             await self.request("DELETE", f"containers/{container}", params={"force": True, "v": True})
+        except NotThere:
+            pass
+        except Conflicts as error:
+            if "already in progress" not in str(error):
+                raise
 
     async def logs(self, container: str, *, lines: int = 100) -> str:
         """The last lines that it printed, both streams in order."""
