@@ -67,12 +67,12 @@ def call_of_check(check: CheckRequested, task_id: str) -> ExecuteTool:
             run_id=check.check_id,
             task_id=task_id,
             tool=tools.RUN_EXPERIMENT,
-            arguments=Inline(msgspec.json.encode({"path": check.command}).decode()),
+            arguments=Inline(msgspec.json.encode({"path": check.command, "fresh": True}).decode()),
             effects="external",
             retry="idempotent",
             time_limit_seconds=check.time_limit_seconds,
             check_stage=check.stage,
-            groups=("faults",),
+            groups=("compose", "faults"),
         )
     return ExecuteTool(
         call_id=check.check_id,

@@ -22,9 +22,15 @@ COMPOSE_TARGET = "compose:"
 Json = dict[str, Any]
 
 
-def experiment_of_call(call_id: str) -> str:
-    """The id of the experiment that a tool call asks for: the same call asks for the same experiment."""
-    return f"{call_id}-experiment"
+def experiment_of_call(call_id: str, number: int = 1) -> str:
+    """The id of the experiment that a tool call asks for: the same call asks for the same experiment. ``number`` counts
+    those that it asked for because the one before was refused for the time being."""
+    return f"{call_id}-experiment" if number == 1 else f"{call_id}-experiment-{number}"
+
+
+def is_experiment_of_call(id: str, call_id: str) -> bool:
+    first = experiment_of_call(call_id)
+    return id == first or (id.startswith(f"{first}-") and id[len(first) + 1 :].isdigit())
 
 
 def single(fault: Json) -> str:

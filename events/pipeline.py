@@ -43,8 +43,9 @@ EXPERIMENT_GATE = "experiment"
 class ExperimentGate(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=EXPERIMENT_GATE, tag_field="kind"
 ):
-    """The orchestrator runs the experiment in the file ``document`` of the stage's workspace, on the system that is up
-    there; passes when it completes. What it found is what the stage that it rolls back to is told."""
+    """The orchestrator runs the experiment in the file ``document`` of the stage's workspace, on the system of its
+    Compose file, brought up anew; passes when it completes. What it found is what the stage that it rolls back to is
+    told."""
 
     document: str
     time_limit_seconds: float = 1800.0

@@ -128,6 +128,13 @@ class TailLogs(Arguments, frozen=True, kw_only=True):
 class RunExperimentFile(Arguments, frozen=True, kw_only=True):
     path: Annotated[str, Meta(min_length=1, description="Path of the experiment, JSON or YAML, in the working copy.")]
     dry_run: Annotated[bool, Meta(description="Only check it, and say which containers it would hit.")] = False
+    fresh: Annotated[
+        bool,
+        Meta(
+            description="Bring the system up anew first, as its files are now and without the data that it had; take "
+            "it down afterwards."
+        ),
+    ] = False
 
 
 class InjectFault(Arguments, frozen=True, kw_only=True):

@@ -36,7 +36,7 @@ from events.experiment import (
     Experiment,
     ExperimentRequested,
     Verdict,
-    experiment_of_call,
+    is_experiment_of_call,
 )
 from infra.entities import Cause, EntityStore
 from infra.ports import EventLog, Following
@@ -147,7 +147,8 @@ class Keeper:
                     # It was allowed just before the halt.
                     self._begin_calling_off([record.envelope.entity_id], self._halted)
                 case ToolCallInterrupted() | ToolCallFailed():
-                    self._begin_calling_off([experiment_of_call(event.call_id)], NOT_WAITED_FOR)
+                    of_call = [id for id in self._under_way if is_experiment_of_call(id, event.call_id)]
+                    self._begin_calling_off(of_call, NOT_WAITED_FOR)
                 case EnvironmentRemoved() | EnvironmentLost() | EnvironmentMoved():
                     gone = record.envelope.entity_id
                     self._begin_calling_off([id for id, of in self._under_way.items() if of == gone], NO_TARGET)

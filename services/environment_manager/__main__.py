@@ -58,18 +58,15 @@ class EnvironmentManager:
             else None
         )
         sender = Sender(jetstream.commands, runtime.clock, tenant=settings.tenant, name=subjects.ENVIRONMENT_MANAGER)
-        experiments = Experiments(jetstream.log, sender, host=settings.host)
+        composing = composed.operations() if composed is not None else {}
+        experiments = Experiments(jetstream.log, sender, host=settings.host, systems=composing)
         plumbing = Plumbing(
             log=jetstream.log,
             environments=EntityStore(jetstream.log, ENVIRONMENT, runtime.clock),
             workspaces=workspaces,
             processes=processes,
             execute_file_tool=execute_file_tool,
-            operations={
-                **OPERATIONS,
-                **(composed.operations() if composed is not None else {}),
-                **experiments.operations(),
-            },
+            operations={**OPERATIONS, **composing, **experiments.operations()},
             content=jetstream.content,
             output=OutputWriter(jetstream.output),
             sender=sender,

@@ -2,13 +2,18 @@
 
 The experiment's id follows from the call's, so that a call that is executed again after a crash finds the experiment
 that it asked for, under way or ended. A single fault answers when it holds, or with ``wait`` when it is undone; an
-experiment answers with its verdict. Where the call is interrupted, the chaos service ends the experiment by itself.
+experiment answers with its verdict. One that is refused because something of before is not undone yet is asked for
+again until that is gone. Where the call is interrupted, the chaos service ends the experiment by itself.
+
+A fresh experiment is one on a system that was brought up for it and is taken down after it. A system that does not come
+up does not hold, whatever the fault would have been.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +33,7 @@ from events.experiment import (
     experiment_of_call,
     single,
 )
-from events.tools import FAULT_TOOLS, RunExperimentFile
+from events.tools import FAULT_TOOLS, Arguments, ComposeDown, ComposeUp, RunExperimentFile
 from infra.entities import Cause
 from infra.ports import EventLog
 from infra.sender import Sender
@@ -40,15 +45,22 @@ from services.environment_manager.tools.refused import about
 DOCUMENT_BYTES = 128 * 1024
 # What a refusal means that is the system's own: it does not even hold without faults.
 NOT_STEADY = "steady-state-not-met"
+# What a refusal means that passes by itself: faults of before are not undone yet.
+OCCUPIED = ("busy", "residue")
+AGAIN_SECONDS = 1.0
+# What a failure to bring a system up means that is not the system's own.
+ENGINES_OWN = ("engine-unavailable", "compose-unavailable")
 
 
 class Experiments:
-    """``host`` is where the chaos service of the environments is: here."""
+    """``host`` is where the chaos service of the environments is: here. ``systems`` are the operations that bring
+    composed systems up and down, where this host has them."""
 
-    def __init__(self, log: EventLog, sender: Sender, *, host: str) -> None:
+    def __init__(self, log: EventLog, sender: Sender, *, host: str, systems: Operations) -> None:
         self._log = log
         self._sender = sender
         self._host = host
+        self._systems = systems
 
     def operations(self) -> Operations:
         work: dict[type, Operation] = {kind: partial(self._fault, name) for name, kind in FAULT_TOOLS.items()}
@@ -73,14 +85,51 @@ class Experiments:
         def settled(state: Experiment) -> bool:
             return state.verdict is not None or (arguments.dry_run and state.validated is not None)
 
-        state = await self._ask(asked, document, settled, dry_run=arguments.dry_run)
-        return _checked(state) if state.verdict is None else report(state)
+        async def done() -> Done:
+            number = 1
+            while True:
+                state = await self._ask(asked, document, settled, dry_run=arguments.dry_run, number=number)
+                if not (isinstance(state.verdict, ExperimentRefused) and state.verdict.cause in OCCUPIED):
+                    return _checked(state) if state.verdict is None else report(state)
+                await asked.say(f"waiting: {state.verdict.detail}\n")
+                await asyncio.sleep(AGAIN_SECONDS)
+                number += 1
+
+        return await self._on_fresh_system(asked, done) if arguments.fresh else await done()
+
+    async def _on_fresh_system(self, asked: Asked, work: Callable[[], Awaitable[Done]]) -> Done:
+        async def system(arguments: Arguments) -> Done:
+            return await self._systems[type(arguments)](replace(asked, arguments=arguments))
+
+        if ComposeUp not in self._systems:
+            return Done(cause="engine-unavailable", detail="this host has no Docker engine to bring a system up with.")
+        cleared = started = Done()
+        # Where this call was begun before, and the experiment with it, the system is the one that it is about.
+        if not await self._log.load(EXPERIMENT.name, experiment_of_call(asked.command.call_id)):
+            cleared = await system(ComposeDown(volumes=True))
+            started = cleared if cleared.cause else await system(ComposeUp())
+        if started.cause in ENGINES_OWN:
+            return started
+        if started.cause:
+            text = f"The system does not come up: {started.detail}\n\n{started.text}".strip()
+            ended = Done(text=text, exit_code=1)
+        else:
+            ended = await work()
+        removed = await system(ComposeDown(volumes=True))
+        facts = (*cleared.facts, *started.facts, *ended.facts, *removed.facts)
+        return msgspec.structs.replace(ended, facts=facts)
 
     async def _ask(
-        self, asked: Asked, document: str, settled: Callable[[Experiment], bool], *, dry_run: bool = False
+        self,
+        asked: Asked,
+        document: str,
+        settled: Callable[[Experiment], bool],
+        *,
+        dry_run: bool = False,
+        number: int = 1,
     ) -> Experiment:
         """Ask for the experiment, and follow it until it is settled. Raises ``Transient``."""
-        id = experiment_of_call(asked.command.call_id)
+        id = experiment_of_call(asked.command.call_id, number)
         state = EXPERIMENT.initial(id)
         changed = asyncio.Event()
         waiting: list[Recorded] = []
