@@ -1,5 +1,5 @@
 """The journal of an experiment in the Chaos Toolkit's shape (https://chaostoolkit.org/reference/api/journal/), made
-from its events: whatever reads those journals reads ours. What that shape has no place for stands under ``cairn``. Pure.
+from its events: whatever reads those journals reads ours. What that shape has no place for is under ``cairn``. Pure.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+import yaml
 
 from events.envelope import Recorded
 from events.experiment import (
@@ -54,7 +55,7 @@ def journal(id: str, records: Sequence[Recorded]) -> Json:
         "chaoslib-version": "",
         "platform": "cairn",
         "node": requested.host if requested is not None else "",
-        "experiment": {"title": requested.title, "document": requested.document} if requested is not None else {},
+        "experiment": _document(requested.document) if requested is not None else {},
         "start": _time(began),
         "status": STATUS.get(state.status, "running"),
         "deviated": state.status == "deviated",
@@ -65,6 +66,15 @@ def journal(id: str, records: Sequence[Recorded]) -> Json:
         "duration": (ended - began).total_seconds(),
         "cairn": _ours(state, records),
     }
+
+
+def _document(text: str) -> Json:
+    """The experiment as it was asked for; what could not be read stands as it is."""
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        document = None
+    return document if isinstance(document, dict) else {"document": text}
 
 
 def _steady(event: SteadyStateProbed) -> Json:

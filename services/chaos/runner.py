@@ -389,6 +389,10 @@ class Runner:
         ``Transient``."""
         try:
             undone = await self._plumbing.faults.undo(fault_id)
+            if undone.stuck:
+                # At its end others undo it too, and one is in the way of the other for a moment.
+                await self._plumbing.clock.sleep(RETRY_SECONDS)
+                undone = await self._plumbing.faults.undo(fault_id)
         except Permanent as error:
             undone = Undone(fault_id=fault_id, stuck=(str(error),))
         await self.record_undone(id, undone, reason)
