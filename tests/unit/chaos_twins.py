@@ -19,6 +19,7 @@ from events.faults import KINDS, AnyFault
 from events.kernel import Command, Event
 from infra.entities import Cause, EntityStore
 from infra.memory.plumbing import Memory
+from infra.ports import Clock
 from services.chaos import policy, targets
 from services.chaos.document import Command as CommandProvider
 from services.chaos.document import Compose
@@ -51,7 +52,7 @@ class MemoryFaults:
     ``cannot`` are kinds that this host cannot do, ``refuses`` makes injecting fail, ``sticky`` are faults that cannot
     be undone, ``away`` is an engine that does not answer. ``history`` tells what was done, with the time."""
 
-    def __init__(self, clock: LoopClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.containers_of: dict[str, tuple[Container, ...]] = {ENVIRONMENT_ID: containers(ENVIRONMENT_ID)}
         self.records: dict[str, FaultRecord] = {}
