@@ -15,6 +15,7 @@ from events import requests, systems
 from events.agents import CommandTool
 from events.content import EMPTY, Content, Stored
 from events.kernel import Command, Entity, Event, evolver, replace
+from events.sandboxes import Sandbox
 
 EFFECTS = ("none", "workspace", "external")
 
@@ -35,6 +36,7 @@ class PrepareEnvironment(Command, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    sandbox: Sandbox = Sandbox()
     restore: str = ""
     restore_source: str = ""
     project: str = ""
@@ -101,7 +103,8 @@ class PublishBranch(Command, frozen=True, kw_only=True):
 
 class EnvironmentPrepared(Event, frozen=True, kw_only=True):
     """``commit`` is the first checkpoint, ``base_commit`` where the base branch stood. ``bundled`` says that the
-    checkpoints are also kept in the content store, for another host to take over."""
+    checkpoints are also kept in the content store, for another host to take over. ``isolation`` is what it became,
+    ``image`` what its container was made of."""
 
     task_id: str
     host: str
@@ -116,6 +119,8 @@ class EnvironmentPrepared(Event, frozen=True, kw_only=True):
     bundled: bool = False
     project: str = ""
     made_by: str = ""
+    sandbox: Sandbox = Sandbox()
+    image: str = ""
 
 
 class EnvironmentMoved(Event, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import msgspec
 
 from events.kernel import Command, Entity, Event, evolver, replace
 from events.pipeline import DEVELOPMENT, Pipeline
+from events.sandboxes import Sandbox
 
 
 class Repository(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +38,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     roles: dict[str, str] = {}
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    sandbox: Sandbox = Sandbox()
     on_divergence: str = "ask"
     compose_allow: tuple[str, ...] = ()
 

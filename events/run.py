@@ -15,6 +15,7 @@ from events.agents import Agent, Limits
 from events.content import EMPTY, Content
 from events.kernel import Command, Entity, Event, evolver, replace
 from events.lineage import ForkedFrom
+from events.sandboxes import Sandbox
 
 
 class StartRun(Command, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class StartRun(Command, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    sandbox: Sandbox = Sandbox()
     forked_from: ForkedFrom | None = None
     restore: str = ""
     restore_source: str = ""

@@ -15,6 +15,7 @@ from events.kernel import Command, Event
 from events.lineage import ForkedFrom
 from events.pipeline import Pipeline
 from events.project import Repository
+from events.sandboxes import Sandbox
 
 # ---- what a person asks for
 
@@ -167,6 +168,7 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
     max_attempts: int
     secrets: dict[str, str] = {}
     isolation: str = "worktree"
+    sandbox: Sandbox = Sandbox()
     forked_from: ForkedFrom | None = None
     on_divergence: str = "ask"
 

@@ -97,6 +97,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     this one is lost; ``auto`` is ``always``, but for `cairn up`, which is one host.
     ``model_backoff_seconds`` is the first wait for a model that flinched; it doubles up to 600 s.
     ``preflight_seconds`` is how long it counts what was found out about the programs of agents.
+
+    ``isolation`` is where the work of projects that leave it open takes place: ``auto`` is a container where a Docker
+    engine answers, else a working tree. ``image`` is what containers are made of where a project names none. ``cpus``,
+    ``memory_mb`` and ``pids`` are the most that a container gets. ``warm_containers`` are kept ready for each kind of
+    container in use.
     """
 
     host: str = ""
@@ -107,6 +112,12 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     grace_seconds: float = 20.0
     output_limit_bytes: int = 1_073_741_824
     bundle_checkpoints: Literal["auto", "always", "never"] = "auto"
+    isolation: Literal["auto", "container", "worktree"] = "auto"
+    image: str = "buildpack-deps:bookworm"
+    cpus: float = 2.0
+    memory_mb: int = 4096
+    pids: int = 1024
+    warm_containers: int = 1
 
 
 class Chaos(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +132,7 @@ class Chaos(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     faults_at_once: int = 4
     longest_fault_seconds: float = 600.0
     image: str = "cairn-faults"
-    base_image: str = "cairn-debian"
+    base_image: str = "debian:trixie-slim"
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -269,11 +280,7 @@ def _hint(message: str) -> str:
     if "unknown field" not in message:
         return message
     wrong = message.split("`")[1]
-    known = {
-        name
-        for struct in (*_SECTIONS, *_agent_structs())
-        for name in struct.__struct_fields__
-    }
+    known = {name for struct in (*_SECTIONS, *_agent_structs()) for name in struct.__struct_fields__}
     near = difflib.get_close_matches(wrong, known, n=1)
     return f"{message}. Did you mean `{near[0]}`?" if near else message
 

@@ -23,6 +23,12 @@ FAULT = "fault"
 REAPER = "reaper"
 PROXY = "proxy"
 
+# What a sandbox may reach: the name of a network policy (``events.sandboxes.NETWORKS``).
+NETWORK = "cairn.network"
+
+# The folder that a container kept warm stands on.
+WARM = "cairn.warm"
+
 # When nobody needs it any more, in whole seconds since 1970.
 EXPIRES = "cairn.expires"
 

@@ -225,6 +225,7 @@ class Driver:
             restore_source=self.command.restore_source,
             secrets=self.command.secrets,
             isolation=self.command.isolation,
+            sandbox=self.command.sandbox,
         )
         if not stands():
             self.history.preparation_failure = None

@@ -34,6 +34,21 @@ def add(
     on_divergence: Annotated[
         str, typer.Option(help="Where a run finds the world other than the log tells: ask, restore, accept, abandon.")
     ] = "ask",
+    isolation: Annotated[
+        str, typer.Option(help="Where its agents work: container or worktree; else what the worker has.")
+    ] = "",
+    image: Annotated[
+        str, typer.Option(help="What its containers are made of: a name, or dockerfile[:PATH] of the repository.")
+    ] = "",
+    network: Annotated[
+        str, typer.Option(help="What its containers reach: none, services (composed ones) or outward.")
+    ] = "outward",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A host that they reach outward, or *.DOMAIN; else every public one.")
+    ] = None,
+    cpus: Annotated[float, typer.Option(min=0, help="Cores of a container; else the worker's limit.")] = 0.0,
+    memory_mb: Annotated[int, typer.Option(min=0, help="MiB of a container; else the worker's limit.")] = 0,
+    pids: Annotated[int, typer.Option(min=0, help="Processes of a container; else the worker's limit.")] = 0,
     pipeline: Annotated[Path | None, typer.Option(help="Stages, as a .json or .toml file; else the built-in.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,6 +63,15 @@ def add(
         "roles": pairs(role or [], "--role", "ROLE=AGENT"),
         "secrets": pairs(secret or [], "--secret", "NAME=env:VARIABLE"),
         "on_divergence": on_divergence,
+        "isolation": isolation,
+        "sandbox": {
+            "image": image,
+            "network": network,
+            "allowed_hosts": allow_host or ["*"],
+            "cpus": cpus,
+            "memory_mb": memory_mb,
+            "pids": pids,
+        },
     }
     if pipeline is not None:
         body["pipeline"] = read_pipeline(pipeline)
@@ -94,6 +118,8 @@ def show(context: typer.Context, name: str, as_json: AsJson = False) -> None:
             "agents at once": row["agents_at_once"],
             "attempts": settings.get("max_attempts", 2),
             "on divergence": settings.get("on_divergence", "ask"),
+            "isolation": settings.get("isolation", "worktree") or "what the worker has",
+            "container": [f"{key} {value}" for key, value in settings.get("sandbox", {}).items()],
             "roles": [f"{role} → {agent}" for role, agent in settings.get("roles", {}).items()],
             "secrets": [f"{name} from {reference}" for name, reference in settings.get("secrets", {}).items()],
             "stages": [stage["name"] for stage in row["pipeline"]["stages"]],

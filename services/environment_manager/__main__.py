@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 from events import subjects
 from events.environment import ENVIRONMENT
 from events.pull_request import PULL_REQUEST
+from events.tools import Arguments, EditFile, WriteFile
 from infra.agents import ConfiguredAgents
 from infra.consuming import consumer
+from infra.docker import labels
 from infra.entities import EntityStore
 from infra.hosts import Hosts
 from infra.secrets import resolve
@@ -19,6 +22,7 @@ from services.environment_manager import tools
 from services.environment_manager.adapters.compose import DockerCompose
 from services.environment_manager.adapters.processes import ShimProcesses
 from services.environment_manager.adapters.programs import try_program
+from services.environment_manager.adapters.sandboxes import ContainerSandboxes
 from services.environment_manager.adapters.workspaces import GitWorkspaces
 from services.environment_manager.checkpoints import CheckpointHandlers
 from services.environment_manager.executor import Executor, Plumbing
@@ -29,7 +33,7 @@ from services.environment_manager.moving import Moving
 from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.people import People
-from services.environment_manager.ports import FileTools, Processes, Systems, Workspaces
+from services.environment_manager.ports import FileTools, Processes, Sandboxes, Systems, Workspaces
 from services.environment_manager.preflight import Preflight
 from services.environment_manager.pull_requests import PullRequestHandlers
 from services.environment_manager.systems import ComposedSystems
@@ -40,7 +44,7 @@ STOP_SECONDS = 2.0
 
 
 class EnvironmentManager:
-    """Without ``systems`` this host composes none."""
+    """Without ``systems`` this host composes none, without ``sandboxes`` it has no containers for environments."""
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class EnvironmentManager:
         execute_file_tool: FileTools,
         preflight: Preflight,
         systems: Systems | None = None,
+        sandboxes: Sandboxes | None = None,
     ) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
         composed = (
@@ -76,8 +81,10 @@ class EnvironmentManager:
             output_limit_bytes=settings.worker.output_limit_bytes,
             host=settings.host,
             bundle_checkpoints=settings.worker.bundle_checkpoints != "never",
+            sandboxes=sandboxes,
         )
         self._runtime = runtime
+        self._sandboxes = sandboxes
         self._preflight = preflight
         self._hosts = Hosts(
             jetstream.hosts, runtime.clock, own=settings.host, lease_seconds=settings.worker.lease_seconds
@@ -157,16 +164,36 @@ class EnvironmentManager:
             await taking.stop(STOP_SECONDS)
         await self._following.close()
         await self._executor.stop()
+        if self._sandboxes is not None:
+            await self._sandboxes.close()
 
 
 async def start(runtime: Runtime) -> EnvironmentManager:
-    workspaces = GitWorkspaces(runtime.settings.home_path)
-    processes = ShimProcesses(workspaces.directory)
-    systems = DockerCompose(runtime.settings.home_path)
-    preflight = Preflight(
-        ConfiguredAgents().known, try_program, runtime.clock, seconds=runtime.settings.worker.preflight_seconds
+    settings = runtime.settings
+    workspaces = GitWorkspaces(settings.home_path)
+    sandboxes = ContainerSandboxes(
+        settings.home_path,
+        settings.worker,
+        directory=workspaces.directory,
+        mirror=workspaces.mirror,
+        marks={labels.TENANT: settings.tenant, labels.HOST: settings.host},
     )
-    manager = EnvironmentManager(runtime, workspaces, processes, tools.execute_file_tool, preflight, systems)
+    workspaces.restored = sandboxes.give_workspace
+    await sandboxes.begin()
+    processes = ShimProcesses(workspaces.directory, containers=sandboxes)
+    systems = DockerCompose(settings.home_path)
+    sandboxes.started = systems.join
+    preflight = Preflight(
+        ConfiguredAgents().known, try_program, runtime.clock, seconds=settings.worker.preflight_seconds
+    )
+
+    async def execute_file_tool(workspace: Path, arguments: Arguments) -> str:
+        shown = await tools.execute_file_tool(workspace, arguments)
+        if isinstance(arguments, WriteFile | EditFile):
+            sandboxes.give_file(workspace, arguments.path)
+        return shown
+
+    manager = EnvironmentManager(runtime, workspaces, processes, execute_file_tool, preflight, systems, sandboxes)
     return await manager.start()
 
 

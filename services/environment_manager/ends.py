@@ -68,7 +68,7 @@ def verdict(ended: CallEnd) -> tuple[bool | None, str]:
         if ended.exit_code in (126, 127):
             return None, f"The test command could not be run (exit code {ended.exit_code})."
         return False, f"The tests fail (exit code {ended.exit_code})."
-    if ended.cause in ("timed-out", "idle", "output-limit"):
+    if ended.cause in ("timed-out", "idle", "output-limit", "out-of-memory"):
         return False, f"The tests were ended: {ended.cause}. {ended.detail}".strip()
     return None, f"The tests could not be run: {ended.cause}. {ended.detail}".strip()
 

@@ -14,6 +14,7 @@ import shlex
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -40,7 +41,7 @@ from services.environment_manager.bundles import Bundles
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.operations import Asked, Done, Operations
 from services.environment_manager.output import OutputWriter
-from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Workspaces
+from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Sandboxes, Workspaces
 from services.environment_manager.reports import Reports
 from services.environment_manager.room import Room
 from services.environment_manager.tools.commands import Start, start_of, start_of_declared, start_of_probe
@@ -52,7 +53,8 @@ RETRY_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Plumbing:
-    """What the executor works with. ``secrets`` turns references into values; raises ``Permanent``."""
+    """What the executor works with. ``resolve_secret`` turns references into values; raises ``Permanent``. Without
+    ``sandboxes`` every environment lives in a working tree."""
 
     log: EventLog
     environments: EntityStore[Environment]
@@ -69,6 +71,7 @@ class Plumbing:
     output_limit_bytes: int
     host: str
     bundle_checkpoints: bool
+    sandboxes: Sandboxes | None = None
 
 
 class Executor:
@@ -342,7 +345,7 @@ class Executor:
         processes = self._plumbing.processes
         text = await read_content(self._plumbing.content, command.arguments)
         process_id = f"{_process_id(state, command)}.probe"
-        start = start_of_probe(self._plumbing.workspaces.directory(room.id), command, command.declared, text)
+        start = start_of_probe(*self._seen(room), command, command.declared, text)
         asked = shlex.join(command.declared.probe)
         await processes.ready(room.id)
         if process_id not in await processes.known(room.id):
@@ -357,13 +360,15 @@ class Executor:
         text = await read_content(self._plumbing.content, command.arguments)
         directory = self._plumbing.workspaces.directory(room.id)
         if command.declared is not None:
-            start = start_of_declared(directory, command, command.declared, text)
+            start = start_of_declared(*self._seen(room), command, command.declared, text)
             return await self._process(room, command, state, start, begun=begun)
         arguments = decode_arguments(command.tool, text)
         if isinstance(arguments, str):
             return ends.failed(command, "invalid-arguments", arguments, began)
         if isinstance(arguments, Shell | Program):
-            return await self._process(room, command, state, start_of(directory, command, arguments), begun=begun)
+            return await self._process(
+                room, command, state, start_of(*self._seen(room), command, arguments), begun=begun
+            )
         if begun and command.call_id not in room.resolved:
             raise Uncertain
         room.resolved.discard(command.call_id)
@@ -441,9 +446,13 @@ class Executor:
             grace_seconds=plumbing.grace_seconds,
             output_bytes=plumbing.output_limit_bytes,
         )
-        directory = plumbing.workspaces.directory(room.id)
-        env = tools.process_environment(directory, self._secrets(state, command), start.variables)
+        directory, inside = self._seen(room)
+        env = tools.process_environment(directory, self._secrets(state, command), start.variables, inside=inside)
         await plumbing.processes.start(room.id, process_id, start.argv, env=env, limits=limits)
+
+    def _seen(self, room: Room) -> tuple[Path, Path]:
+        """The environment's directory, here and as its processes see it."""
+        return self._plumbing.workspaces.directory(room.id), self._plumbing.processes.inside(room.id)
 
     # ---- secrets and results
 

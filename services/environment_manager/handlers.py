@@ -28,6 +28,7 @@ from events.task_state import TASK
 from infra.entities import Cause
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.furnishing import furnish
 from services.environment_manager.inspection import Inspector
 from services.environment_manager.moving import Moving
 from services.environment_manager.pull_requests import PullRequestHandlers
@@ -114,6 +115,9 @@ class Handlers:
             )
             for reference in command.secrets.values():
                 plumbing.resolve_secret(reference)
+            isolation, image = await furnish(
+                plumbing.sandboxes, id, command.isolation, command.sandbox, command.repository_url
+            )
             await plumbing.processes.ready(id)
             first = await bundles.first(command.repository_url, prepared)
         except Permanent as error:
@@ -121,15 +125,17 @@ class Handlers:
                 task_id=command.task_id,
                 cause=error.slug,
                 detail=str(error),
-                # It may lie on another host that has yet to bundle it.
-                retryable=error.slug == "checkpoint-missing",
+                # It may lie on another host that has yet to bundle it; an engine is started again.
+                retryable=error.slug in ("checkpoint-missing", "engine-missing"),
             )
             await self._executor.append(id, cause, lambda state: decider.fail_preparation(state, failed))
             return
         event = EnvironmentPrepared(
             task_id=command.task_id,
             host=plumbing.host,
-            isolation=command.isolation,
+            isolation=isolation,
+            sandbox=command.sandbox,
+            image=image,
             repository_url=command.repository_url,
             base_branch=prepared.base_branch,
             base_commit=prepared.base_commit,

@@ -75,6 +75,9 @@ class Keeper:
         ids = {*await workspaces.existing(), *await workspaces.vanished()}
         if self._systems is not None:
             ids |= await self._systems.leftover()
+        if self._plumbing.sandboxes is not None:
+            for name in await self._plumbing.sandboxes.sweep(workspaces.existing):
+                logger.warning("orphan removed", container=name, reason="no environment has it")
         return all([await self._keep_one(id) for id in sorted(ids)])
 
     async def _keep(self, id: str) -> None:

@@ -21,6 +21,7 @@ from infra.entities import Cause
 from infra.hosts import Hosts
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
+from services.environment_manager.furnishing import furnish
 
 logger = structlog.get_logger()
 
@@ -85,6 +86,8 @@ class Moving:
             bases=(),
             restore=state.bundled,
         )
+        before = state.prepared
+        await furnish(plumbing.sandboxes, id, before.isolation, before.sandbox, before.repository_url)
         await plumbing.processes.ready(id)
         moved = EnvironmentMoved(
             host=plumbing.host,

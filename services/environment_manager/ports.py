@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from events.sandboxes import Sandbox
 from events.tools import Arguments
 from infra.redaction import Redactor
 from services.environment_manager.compose.health import Seen
@@ -145,7 +146,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended. ``cause`` is exited, signalled, timed-out, idle, output-limit, interrupted or not-found
+    """How a process ended. ``cause`` is exited, signalled, timed-out, idle, output-limit, out-of-memory, interrupted or not-found
     (then ``detail`` says why it could not be started)."""
 
     cause: str
@@ -180,6 +181,9 @@ class Processes(Protocol):
     async def known(self, environment_id: str) -> dict[str, bool]:
         """The calls that the environment's files tell of: call id → whether it still runs."""
 
+    def inside(self, environment_id: str) -> Path:
+        """The environment's directory as its processes see it."""
+
     async def close(self, environment_id: str) -> None:
         """End every process of the environment, then its shim, leaving nothing behind. Idempotent."""
 
@@ -189,6 +193,24 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 
     exit_code: int | None
     text: str
+
+
+class Sandboxes(Protocol):
+    """Where environments live: in a working tree of this host, or in a container of their own."""
+
+    async def isolation(self, asked: str) -> str:
+        """``container`` or ``worktree``, by what was asked and what is here. Raises ``Permanent`` (``engine-missing``)
+        where a container is wanted and no engine answers."""
+
+    async def furnish(self, environment_id: str, sandbox: Sandbox, repository_url: str) -> str:
+        """Give an environment whose workspace stands a container, which its next process starts; answers the image.
+        One that has a container keeps it. Raises ``Permanent`` (``image-missing``, ``image-unbuildable``,
+        ``engine-refused``) and ``Transient``."""
+
+    async def sweep(self, living: Callable[[], Awaitable[Collection[str]]]) -> list[str]:
+        """Remove the containers of this installation that serve none of the ``living`` environments: their names."""
+
+    async def close(self) -> None: ...
 
 
 class Systems(Protocol):

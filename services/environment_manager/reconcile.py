@@ -106,6 +106,7 @@ def prepare_again(environment: Environment) -> PrepareEnvironment:
         base_branch=prepared.base_branch,
         secrets=prepared.secrets,
         isolation=prepared.isolation,
+        sandbox=prepared.sandbox,
         project=prepared.project,
         made_by=prepared.made_by,
     )

@@ -12,7 +12,7 @@ import msgspec
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from events import agents, experiment, pipeline, project, pull_request, task
+from events import agents, experiment, pipeline, project, pull_request, sandboxes, task
 
 
 def _printable(text: str) -> str:
@@ -72,6 +72,25 @@ class RepositoryBody(Body):
     base_branch: Text = Field("", description="Empty: the repository's own default branch.")
 
 
+class SandboxBody(Body):
+    image: str = Field("", description="A name, or `dockerfile[:PATH]`; else the dev container's, else the worker's.")
+    network: Literal["none", "services", "outward"] = "outward"
+    allowed_hosts: list[Word] = Field(["*"], description="Names, *.DOMAIN, or * for every public address.")
+    cpus: float = Field(0, ge=0, allow_inf_nan=False)
+    memory_mb: int = Field(0, ge=0)
+    pids: int = Field(0, ge=0)
+
+    def sandbox(self) -> sandboxes.Sandbox:
+        return sandboxes.Sandbox(
+            image=self.image,
+            network=self.network,
+            allowed_hosts=tuple(self.allowed_hosts),
+            cpus=self.cpus,
+            memory_mb=self.memory_mb,
+            pids=self.pids,
+        )
+
+
 class AddProject(Body):
     model_config = _example(
         name="shop", repository={"url": "/srv/git/shop.git"}, test_command="python -m pytest -q", agents_at_once=3
@@ -85,7 +104,10 @@ class AddProject(Body):
     pipeline: PipelineBody | None = Field(None, description="The built-in `development` where it is left out.")
     roles: dict[Word, Word] = Field({}, description="Role of a pipeline → name of an agent.")
     secrets: dict[Word, Word] = Field({}, description="Name of a variable → reference, never a secret itself.")
-    isolation: Word = "worktree"
+    isolation: Literal["", "container", "worktree"] = Field(
+        "", description="Where its agents work; what the worker has where it is empty."
+    )
+    sandbox: SandboxBody | None = Field(None, description="What its containers are made of.")
     on_divergence: Literal["ask", "restore", "accept", "abandon"] = Field(
         "ask", description="What follows where a run finds the world other than the log tells it."
     )
@@ -106,6 +128,7 @@ class AddProject(Body):
                 roles=self.roles,
                 secrets=self.secrets,
                 isolation=self.isolation,
+                sandbox=sandboxes.Sandbox() if self.sandbox is None else self.sandbox.sandbox(),
                 on_divergence=self.on_divergence,
                 compose_allow=tuple(self.compose_allow),
             )

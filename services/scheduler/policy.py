@@ -59,7 +59,7 @@ def place(
     preflights: Preflights,
 ) -> Placed:
     """``preflights`` is what the workers found out about the programs of agents."""
-    running = Counter(_project(task) for task in tasks.values() for _ in _running_stages(task))
+    running = _running(tasks)
     total = sum(running.values())
     waiting: dict[str, str] = {}
     placements: list[Placement] = []
@@ -95,6 +95,16 @@ def place(
     return Placed(tuple(placements), waiting, wake_at)
 
 
+def has_room(
+    placement: Placement, tasks: Mapping[str, Task], projects: Mapping[str, Project], *, agents_at_once: int
+) -> bool:
+    """Whether the limits still allow one more agent for the task: others may have been started since it was placed."""
+    running = _running(tasks)
+    project = projects.get(_project(tasks[placement.task_id]))
+    limit = project.settings.agents_at_once if project is not None and project.settings is not None else agents_at_once
+    return running.total() < agents_at_once and (project is None or running[project.id] < limit)
+
+
 def agent_of(task: Task, stage: Stage, projects: Mapping[str, Project]) -> str:
     """The name of the agent that does the stage's part."""
     assert task.submitted is not None
@@ -122,6 +132,11 @@ def unfit(agent: Agent, task: Task, preflights: Preflights) -> str:
     if not isinstance(agent, ProgramAgent) or not agent.command or task.submitted.isolation == "container":
         return ""
     return why_unfit(agent.command[0], preflights)
+
+
+def _running(tasks: Mapping[str, Task]) -> Counter[str]:
+    """How many agents run in each project."""
+    return Counter(_project(task) for task in tasks.values() for _ in _running_stages(task))
 
 
 def _project(task: Task) -> str:
@@ -259,6 +274,7 @@ def command_for(task: Task, request: RunRequested | CheckRequested) -> Command:
             host=request.host,
             secrets=submitted.secrets,
             isolation=submitted.isolation,
+            sandbox=submitted.sandbox,
             on_divergence=submitted.on_divergence,
             groups=submitted.pipeline.stage(request.stage).tools,
         )

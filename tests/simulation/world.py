@@ -384,6 +384,9 @@ class HostProcesses:
 
         await self._process.call(("interrupt", environment_id, call_id), effect, certain=True)
 
+    def inside(self, environment_id: str) -> Path:
+        return Path("/environment")
+
     async def known(self, environment_id: str) -> dict[str, bool]:
         async def effect() -> dict[str, bool]:
             programs = self._host.programs.get(environment_id, {})

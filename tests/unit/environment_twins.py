@@ -125,6 +125,9 @@ class MemoryProcesses:
         self.interrupted.append(call_id)
         self.end(call_id, cause="interrupted", code=None)
 
+    def inside(self, environment_id: str) -> Path:
+        return Path("/environment")
+
     async def known(self, environment_id: str) -> dict[str, bool]:
         return {**dict.fromkeys(self.ended, False), **dict.fromkeys(self.running, True)}
 

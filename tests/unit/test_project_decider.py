@@ -56,7 +56,7 @@ def test_name_and_prefix_belong_to_one_project() -> None:
         ("shop", {"agents_at_once": 0}, "from 1 to 5"),
         ("shop", {"agents_at_once": 6}, "from 1 to 5"),
         ("shop", {"max_attempts": 0}, "from 1 to 10"),
-        ("shop", {"isolation": "chroot"}, "known: worktree"),
+        ("shop", {"isolation": "chroot"}, "known: container, worktree"),
         ("shop", {"pipeline": Pipeline(name="p", stages=())}, "0 stages"),
     ],
 )

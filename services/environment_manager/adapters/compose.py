@@ -265,30 +265,49 @@ class DockerCompose:
         return Ran(exit_code=None if ran.exit_code == TIMED_OUT_CODE else ran.exit_code, text=ran.text)
 
     async def join(self, environment_id: str) -> bool:
-        """Let the sandbox of the environment reach the services by their names. False where it has no sandbox."""
+        """Let the sandbox of the environment reach the services by their names, over a network that leads nowhere
+        else. False where it has no sandbox, or one that is to reach nothing."""
         engine = self._open()
-        sandboxes = await engine.containers(
-            {labels.ENVIRONMENT: environment_id, labels.ROLE: labels.SANDBOX}, running=True
-        )
-        for sandbox in sandboxes:
-            inspected = await engine.inspect(sandbox["Id"])
-            joined = {item["NetworkID"] for item in inspected["NetworkSettings"]["Networks"].values()}
-            if "none" in inspected["NetworkSettings"]["Networks"]:
-                await _connect(engine, "none", sandbox["Id"], "disconnect")
-            for network in await engine.networks(self._of(environment_id)):
-                if network["Id"] not in joined:
-                    await _connect(engine, network["Id"], sandbox["Id"], "connect")
-        return bool(sandboxes)
+        from infra.docker.engine import NotThere
+
+        try:
+            sandbox = await engine.inspect(labels.sandbox_name(environment_id))
+        except NotThere:
+            return False
+        if sandbox["Config"]["Labels"].get(labels.NETWORK) == "none":
+            return False
+        services = await engine.containers(self._of(environment_id), running=True)
+        if not services:
+            return True
+        name = self._inner(environment_id)
+        try:
+            inner = await engine.request("GET", f"networks/{name}")
+        except NotThere:
+            body = {"Name": name, "Internal": True, "CheckDuplicate": True, "Labels": self._of(environment_id)}
+            inner = {"Id": (await engine.request("POST", "networks/create", body=body))["Id"], "Containers": {}}
+        joined = inner.get("Containers") or {}
+        for service in services:
+            if service["Id"] not in joined:
+                alias = service["Labels"][labels.COMPOSE_SERVICE]
+                await _connect(engine, inner["Id"], service["Id"], "connect", alias=alias)
+        if sandbox["Id"] not in joined:
+            await _connect(engine, "none", sandbox["Id"], "disconnect")
+            await _connect(engine, inner["Id"], sandbox["Id"], "connect")
+        return True
+
+    def _inner(self, environment_id: str) -> str:
+        return f"{self.project(environment_id)}-sandbox"
 
     async def _leave(self, environment_id: str) -> None:
-        """Compose does not remove a network that holds containers which are not its own."""
+        """Compose knows nothing of the network that the sandbox and the services share."""
         engine = self._open()
-        own = {container["Id"] for container in await engine.containers(self._of(environment_id))}
-        for network in await engine.networks(self._of(environment_id)):
-            inspected = await engine.request("GET", f"networks/{network['Id']}")
-            for container in inspected.get("Containers") or {}:
-                if container not in own:
-                    await _connect(engine, network["Id"], container, "disconnect")
+        from infra.docker.engine import NotThere
+
+        with contextlib.suppress(NotThere):
+            inner = await engine.request("GET", f"networks/{self._inner(environment_id)}")
+            for container in inner.get("Containers") or {}:
+                await _connect(engine, inner["Id"], container, "disconnect")
+            await engine.request("DELETE", f"networks/{inner['Id']}")
 
     async def leftover(self) -> set[str]:
         """The environments of this installation that the engine holds anything of."""
@@ -432,12 +451,17 @@ def _ports(inspected: Json) -> tuple[PublishedPort, ...]:
     )
 
 
-async def _connect(engine: Engine, network: str, container: str, what: str) -> None:
+async def _connect(engine: Engine, network: str, container: str, what: str, *, alias: str = "") -> None:
+    """``what`` is connect, under another name too, or disconnect. What is so already stays so."""
     from infra.docker.engine import Conflicts, NotThere
 
+    body: Json = {"Container": container}
+    if what == "disconnect":
+        body["Force"] = True
+    if alias:
+        body["EndpointConfig"] = {"Aliases": [alias]}
     with contextlib.suppress(NotThere, Conflicts):
-        force = {"Force": True} if what == "disconnect" else {}
-        await engine.request("POST", f"networks/{network}/{what}", body={"Container": container, **force})
+        await engine.request("POST", f"networks/{network}/{what}", body=body)
 
 
 async def _volumes(engine: Engine, wanted: Mapping[str, str]) -> list[Json]:

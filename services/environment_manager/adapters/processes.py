@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import services
 from events.errors import Permanent, Transient
@@ -48,6 +48,24 @@ _START = (
 )
 
 
+class Containers(Protocol):
+    """What starts and removes the containers of those environments that live in one (``adapters.sandboxes``)."""
+
+    inside: Path
+
+    def holds(self, environment_id: str) -> bool: ...
+
+    def variables(self, environment_id: str, own: Mapping[str, str]) -> dict[str, str]: ...
+
+    def admit(self, environment_id: str) -> None: ...
+
+    async def start(self, environment_id: str) -> None: ...
+
+    async def remove(self, environment_id: str) -> None: ...
+
+    async def lead_outward(self, environment_id: str) -> None: ...
+
+
 class ShimGone(Exception):
     """Nothing answers at the environment's socket."""
 
@@ -56,9 +74,12 @@ class ShimProcesses:
     """The port ``Processes``. ``directory(environment_id)`` is where an environment's files lie; its ``workspace/``
     is where processes start."""
 
-    def __init__(self, directory: Callable[[str], Path], *, python: str = sys.executable) -> None:
+    def __init__(
+        self, directory: Callable[[str], Path], *, python: str = sys.executable, containers: Containers | None = None
+    ) -> None:
         self._directory = directory
         self._python = python
+        self._containers = containers
         self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._sweeping: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -73,15 +94,24 @@ class ShimProcesses:
                     raise Transient(message)
                 await self._sweep(environment_id)
                 await self._spawn(environment_id)
+            if (container := self._container(environment_id)) is not None:
+                await container.lead_outward(environment_id)
+
+    def inside(self, environment_id: str) -> Path:
+        container = self._container(environment_id)
+        return self._directory(environment_id) if container is None else container.inside
 
     async def start(
         self, environment_id: str, call_id: str, argv: Sequence[str], *, env: Mapping[str, str], limits: Limits
     ) -> None:
+        container = self._container(environment_id)
+        if container is not None:
+            await asyncio.to_thread(container.admit, environment_id)
         order = {
             "op": "start",
             "call": call_id,
             "argv": list(argv),
-            "env": dict(env),
+            "env": dict(env) if container is None else container.variables(environment_id, env),
             "limits": {name: getattr(limits, name) for name in limits.__struct_fields__},
         }
         try:
@@ -140,6 +170,10 @@ class ShimProcesses:
         self._starting.pop(environment_id, None)
         self._sweeping.pop(environment_id, None)
 
+    def _container(self, environment_id: str) -> Containers | None:
+        """What holds the environment's container, where it has one."""
+        return self._containers if self._containers is not None and self._containers.holds(environment_id) else None
+
     def _call(self, environment_id: str, call_id: str) -> Path:
         if not _CALL_ID.match(call_id):
             message = f"{call_id!r} cannot name a call: use up to 200 letters, digits, '-', '_' and '.'."
@@ -177,8 +211,11 @@ class ShimProcesses:
 
     async def _sweep(self, environment_id: str, *, force: bool = False) -> None:
         directory = self._directory(environment_id)
-        if (directory / shim.LOCK).exists():
-            async with self._sweeping[environment_id]:
+        async with self._sweeping[environment_id]:
+            if (container := self._container(environment_id)) is not None:
+                if force or is_unlocked(directory):
+                    await container.remove(environment_id)
+            elif (directory / shim.LOCK).exists():
                 await asyncio.to_thread(sweep, directory, force=force)
 
     async def _spawn(self, environment_id: str) -> None:
@@ -186,6 +223,9 @@ class ShimProcesses:
         if not directory.is_dir():
             message = f"The environment {environment_id} has no directory {directory}: it was removed or never made."
             raise Permanent(message, slug="environment-missing")
+        if (container := self._container(environment_id)) is not None:
+            await container.start(environment_id)
+            return
         root = str(Path(services.__file__).parent.parent)
         env = {shim.ENVIRONMENT_VARIABLE: environment_id, shim.DIRECTORY_VARIABLE: str(directory)}
         command = (self._python, "-I", "-S", "-E", "-c", _START, root, str(directory))
@@ -328,6 +368,21 @@ def sweep(directory: Path, *, force: bool = False) -> None:
             time.sleep(0.01)
     finally:
         os.close(lock)
+
+
+def is_unlocked(directory: Path) -> bool:
+    """Whether no shim holds the directory's lock."""
+    try:
+        lock = os.open(directory / shim.LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _marked(directory: Path) -> list[tuple[Process, bool]]:

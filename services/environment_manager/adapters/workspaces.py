@@ -19,7 +19,7 @@ import asyncio
 import errno
 import re
 import shutil
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -48,9 +48,18 @@ _ENVIRONMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
 
 
 class GitWorkspaces:
-    """``Workspaces`` in folders under ``home``. ``credentials`` gives a token for a remote's URL, or None."""
+    """``Workspaces`` in folders under ``home``. ``credentials`` gives a token for a remote's URL, or None. ``restored``
+    is called when files of a workspace were written anew."""
 
-    def __init__(self, home: Path, *, git: Git | None = None, credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        git: Git | None = None,
+        credentials: Credentials | None = None,
+        restored: Callable[[str], None] = lambda environment_id: None,
+    ) -> None:
+        self.restored = restored
         self._repositories = home.absolute() / "repositories"
         self._environments = home.absolute() / "environments"
         self._git = git or Git()
@@ -144,6 +153,7 @@ class GitWorkspaces:
                 await show(self._git, place, wanted.tree, lock)
                 await repository.move_head(environment_id, wanted.id, lock)
                 write_record(directory, record)
+                await asyncio.to_thread(self.restored, environment_id)
 
     async def remove(self, environment_id: str) -> None:
         directory = self.directory(environment_id)
@@ -252,6 +262,10 @@ class GitWorkspaces:
                 await repository.unpack(pack)
             await self._required(repository, commit)
             await repository.move_head(environment_id, commit, lock)
+
+    def mirror(self, repository_url: str) -> Path:
+        """The bare repository that workspaces of the remote borrow their objects from."""
+        return self._repository(repository_url).mirror
 
     # ---- inside
 

@@ -19,6 +19,10 @@ directory is never started again.
 ``interrupt`` (call), ``watch`` (call), ``list``, ``close``. Each gets one line; a watched call that runs is followed by
 a second line as soon as it ended, and ``close`` by the end of the connection when everything is gone.
 
+**Containers.** In a container the shim is the first process (``server.main_in_container``), so that the container ends
+with it, and its socket lies in the environment's directory, which is mounted. What the image says of environment
+variables reaches the programs under what their order says. ``relay`` leads from a port of the container to the proxy.
+
 **Limits.** Total time, silence and output size are looked at every 20 to 250 ms, so a fast writer may exceed its
 output limit by what it writes meanwhile. The processes share the shim's user: this is supervision, not a sandbox.
 """
@@ -42,5 +46,9 @@ WORKSPACE = "workspace"
 ENVIRONMENT_VARIABLE = "CAIRN_ENVIRONMENT"
 DIRECTORY_VARIABLE = "CAIRN_ENVIRONMENT_DIRECTORY"
 CALL_VARIABLE = "CAIRN_CALL"
+# Set for the shim of a container that reaches outward; its programs do not see it.
+RELAY_VARIABLE = "CAIRN_RELAY"
+RELAY_PORT = 3128
+EGRESS_SOCKET = "egress.sock"
 
 LOCKED = 3  # exit code: another shim serves this directory

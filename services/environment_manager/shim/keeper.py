@@ -46,6 +46,7 @@ class Keeper:
         self.main = 0
         self.status: int | None = None  # of the main process, as waitpid gives it
         self.interrupted = False
+        self.memory_kills = memory_kills() if order.get("contained") else 0
         self.abandoned = False  # the shim is gone or closes: end everything, nobody waits for a status
         self.begin = self.end = time.monotonic()
 
@@ -180,6 +181,9 @@ class Keeper:
         if not cause:
             cause = "exited" if number is None else "signalled"
             detail = "" if number is None else f"It was ended by {signal.Signals(number).name}."
+            if self.order.get("contained") and (number or code) and memory_kills() > self.memory_kills:
+                cause = "out-of-memory"
+                detail = "It was over its container's limit of memory, and the kernel ended what took the most."
         status = {
             "cause": cause,
             "code": code,
@@ -199,6 +203,14 @@ class Keeper:
                 self.pause(FULL_DISK_PAUSE_SECONDS)
             else:
                 return
+
+
+def memory_kills() -> int:
+    """How often the kernel has ended a process of this container for its limit of memory (both versions of cgroups)."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError), open(path) as file:
+            return sum(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    return 0
 
 
 def keeper_main(shim: int, order: Json, directory: str) -> None:

@@ -18,9 +18,11 @@ from services.environment_manager.shim import (
     CALL_VARIABLE,
     CALLS,
     DIRECTORY_VARIABLE,
+    EGRESS_SOCKET,
     ENVIRONMENT_VARIABLE,
     LOCK,
     LOCKED,
+    RELAY_VARIABLE,
     SOCKET,
     Json,
 )
@@ -28,6 +30,7 @@ from services.environment_manager.shim.keeper import KEEPER_SIGNALS, keeper_main
 from services.environment_manager.shim.process_tree import (
     SET_CHILD_SUBREAPER,
     SET_NO_NEW_PRIVS,
+    SET_PDEATHSIG,
     descendants,
     prctl,
     send_signal,
@@ -55,7 +58,10 @@ class Shim:
         self.closing = False
         self.selector = selectors.DefaultSelector()
         self.wakeup = Wakeup((signal.SIGCHLD, signal.SIGTERM))
-        self.markers = {name: os.environ[name] for name in (ENVIRONMENT_VARIABLE, DIRECTORY_VARIABLE)}
+        self.inherited: dict[str, str] = {}  # below what an order says: what the image of a container sets
+        self.markers = {DIRECTORY_VARIABLE: os.environ[DIRECTORY_VARIABLE]}
+        self.contained = False
+        self.relay = 0  # the pid of the relay, in a container that reaches outward
 
     def serve(self) -> None:
         self.selector.register(self.listener, selectors.EVENT_READ)
@@ -130,7 +136,8 @@ class Shim:
             return {"error": "The environment is being closed.", "kind": "refused"}
         if not _CALL_NAME.match(order["call"]) or not order["argv"]:
             return {"error": "A call needs a plain name and a command.", "kind": "refused"}
-        order["env"] |= {**self.markers, CALL_VARIABLE: order["call"]}
+        order["contained"] = self.contained
+        order["env"] = {**self.inherited, **order["env"], **self.markers, CALL_VARIABLE: order["call"]}
         folder = os.path.join(self.directory, CALLS, order["call"])
         try:
             os.mkdir(folder)
@@ -204,7 +211,7 @@ class Shim:
     def end_strays(self) -> None:
         """End what a keeper left that was killed. Zombies are no matter: ``on_signals`` reaps them."""
         give_up = time.monotonic() + STRAY_SECONDS
-        while strays := descendants({os.getpid()}, without=set(self.keepers)):
+        while strays := descendants({os.getpid()}, without={*self.keepers, self.relay}):
             for process in strays:
                 send_signal(process, signal.SIGKILL)
             if time.monotonic() > give_up:  # One that waits for a disk cannot be killed.
@@ -212,9 +219,10 @@ class Shim:
             time.sleep(0.005)
 
 
-def serve(directory: str, ready: int) -> int:
+def serve(directory: str, ready: int, *, in_container: bool = False) -> int:
     """Become the shim of ``directory``; write a byte, the exit code of the command, to ``ready`` when that is known."""
-    os.setsid()
+    with contextlib.suppress(PermissionError):  # The first process of a container leads a session already.
+        os.setsid()
     os.umask(0o077)
     directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600, dir_fd=directory_fd)
@@ -235,10 +243,37 @@ def serve(directory: str, ready: int) -> int:
     listener.listen(128)
     listener.setblocking(False)
     shim = Shim(directory, listener, directory_fd)
+    if in_container:
+        shim.contained = True
+        if RELAY_VARIABLE in os.environ:
+            shim.relay = fork_relay(directory)
+        # The interpreter sets LC_CTYPE for itself (PEP 538).
+        shim.inherited = {name: value for name, value in os.environ.items() if name != "LC_CTYPE"}
     os.write(ready, b"\0")
     os.close(ready)
     shim.serve()
     return 0
+
+
+def fork_relay(directory: str) -> int:
+    from services.environment_manager.shim.relay import relay
+
+    del os.environ[RELAY_VARIABLE]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            prctl(SET_PDEATHSIG, signal.SIGKILL)
+            relay(os.path.join(directory, EGRESS_SOCKET))
+        finally:
+            os._exit(1)
+    return pid
+
+
+def main_in_container() -> None:
+    """The first process of a container: it serves until its directory is closed, and the container ends with it."""
+    directory = sys.argv[1]
+    os.environ[DIRECTORY_VARIABLE] = directory
+    sys.exit(serve(directory, os.open(os.devnull, os.O_WRONLY), in_container=True))
 
 
 def main() -> None:

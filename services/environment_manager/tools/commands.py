@@ -27,37 +27,37 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-def start_of(directory: Path, command: ExecuteTool, arguments: Shell | Program) -> Start:
-    """A built-in tool's process; ``directory`` is the environment's."""
+def start_of(directory: Path, inside: Path, command: ExecuteTool, arguments: Shell | Program) -> Start:
+    """A built-in tool's process; ``directory`` is the environment's, ``inside`` what the process sees it as."""
     if isinstance(arguments, Shell):
         seconds = 0.0 if command.check_stage else arguments.timeout_seconds
         return Start(argv=("/bin/bash", "-c", arguments.command), seconds=seconds)
     prompt_file = directory / "prompt.txt"
     prompt_file.write_text(arguments.prompt, encoding="utf-8")
     argv = tuple(arguments.prompt if item == "{prompt}" else item for item in arguments.argv)
-    return Start(argv=argv, variables={"CAIRN_PROMPT_FILE": str(prompt_file)})
+    return Start(argv=argv, variables={"CAIRN_PROMPT_FILE": str(inside / prompt_file.name)})
 
 
-def start_of_declared(directory: Path, command: ExecuteTool, tool: CommandTool, arguments: str) -> Start:
+def start_of_declared(directory: Path, inside: Path, command: ExecuteTool, tool: CommandTool, arguments: str) -> Start:
     return Start(
         argv=(*WITH_INPUT, *tool.command),
-        variables=_variables(directory, command, arguments),
+        variables=_variables(directory, inside, command, arguments),
         seconds=tool.timeout_seconds,
     )
 
 
-def start_of_probe(directory: Path, command: ExecuteTool, tool: CommandTool, arguments: str) -> Start:
+def start_of_probe(directory: Path, inside: Path, command: ExecuteTool, tool: CommandTool, arguments: str) -> Start:
     """The question whether a call of ``tool`` happened."""
     return Start(
         argv=(*WITH_INPUT, *tool.probe),
-        variables=_variables(directory, command, arguments),
+        variables=_variables(directory, inside, command, arguments),
         seconds=PROBE_SECONDS,
     )
 
 
-def _variables(directory: Path, command: ExecuteTool, arguments: str) -> dict[str, str]:
+def _variables(directory: Path, inside: Path, command: ExecuteTool, arguments: str) -> dict[str, str]:
     folder = directory / "arguments"
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{command.call_id}.json"
     path.write_text(arguments or "{}", encoding="utf-8")
-    return {"CAIRN_ARGUMENTS_FILE": str(path), "CAIRN_CALL_ID": command.call_id}
+    return {"CAIRN_ARGUMENTS_FILE": str(inside / folder.name / path.name), "CAIRN_CALL_ID": command.call_id}

@@ -7,19 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def process_environment(directory: Path, secrets: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
-    """Everything that a process of the environment in ``directory`` is given: of this service's own variables only
-    the search path, no settings, no credentials, no agent's socket. ``secrets`` are values by variable."""
-    home = directory / "home"
-    home.mkdir(mode=0o700, exist_ok=True)
+def process_environment(
+    directory: Path, secrets: Mapping[str, str], extra: Mapping[str, str], *, inside: Path | None = None
+) -> dict[str, str]:
+    """Everything that a process of the environment in ``directory``, which it sees as ``inside``, is given: of this
+    service's own variables only the search path, no settings, no credentials, no agent's socket. ``secrets`` are
+    values by variable."""
+    (directory / "home").mkdir(mode=0o700, exist_ok=True)
+    seen = inside or directory
     return {
         "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(home),
+        "HOME": str(seen / "home"),
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CEILING_DIRECTORIES": str(directory),
+        "GIT_CEILING_DIRECTORIES": str(seen),
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_EDITOR": "true",
         "GIT_AUTHOR_NAME": "Cairn agent",

@@ -11,6 +11,7 @@ from events.kernel import Event, replace
 from events.names import checked_name
 from events.pipeline import checked
 from events.project import AddProject, Project, ProjectAdded, ProjectSettings
+from events.sandboxes import check_isolation, check_sandbox
 from events.systems import ALLOWABLE
 
 MAX_AGENTS_AT_ONCE = 5
@@ -48,9 +49,8 @@ def _checked(name: str, settings: ProjectSettings) -> ProjectSettings:
     if not 1 <= settings.max_attempts <= 10:
         message = f"max_attempts is {settings.max_attempts}; it must be from 1 to 10."
         raise Invalid(message)
-    if settings.isolation != "worktree":
-        message = f"isolation {settings.isolation!r} is not known here; known: worktree."
-        raise Invalid(message)
+    check_isolation(settings.isolation)
+    check_sandbox(settings.sandbox)
     if settings.on_divergence not in POLICIES:
         message = f"on_divergence {settings.on_divergence!r} is not known; known: {', '.join(POLICIES)}."
         raise Invalid(message)

@@ -104,6 +104,7 @@ def submit(task: Task, command: SubmitTask, *, number: int, submission_id: str, 
         max_attempts=project.max_attempts,
         secrets=project.secrets,
         isolation=project.isolation,
+        sandbox=project.sandbox,
         on_divergence=project.on_divergence,
     )
     return _and_advance(task, submitted)

@@ -1,0 +1,347 @@
+"""Environments in containers: the same shim, tools and checkpoints as in a working tree, within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from events.errors import Permanent
+from events.sandboxes import Sandbox
+from infra.docker import labels
+from infra.docker.engine import Engine
+from infra.redaction import Redactor
+from infra.settings import Worker
+from services.environment_manager.adapters.processes import ShimProcesses
+from services.environment_manager.adapters.sandboxes import ContainerSandboxes
+from services.environment_manager.adapters.workspaces import GitWorkspaces
+from services.environment_manager.ports import Exit, Limits
+from services.environment_manager.tools import process_environment
+from tests.engine import BASE_IMAGE
+from tests.integration.git_examples import repository
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+NOTHING = Redactor(())
+OFFLINE = Sandbox(network="none")
+
+
+class Place:
+    """One environment-manager's adapters over a home; ``again`` is the next life of the process."""
+
+    def __init__(self, home: Path, engine: Engine, worker: Worker) -> None:
+        self.home, self.engine, self.worker = home, engine, worker
+        self.workspaces = GitWorkspaces(home)
+        self.sandboxes = ContainerSandboxes(
+            home,
+            worker,
+            directory=self.workspaces.directory,
+            mirror=self.workspaces.mirror,
+            marks={labels.TENANT: "tests", labels.HOST: "here"},
+        )
+        self.workspaces.restored = self.sandboxes.give_workspace
+        self.processes = ShimProcesses(self.workspaces.directory, containers=self.sandboxes)
+
+    def again(self) -> Place:
+        return Place(self.home, self.engine, self.worker)
+
+    async def prepare(self, id: str, source: Path, sandbox: Sandbox = OFFLINE) -> str:
+        await self.workspaces.prepare(id, str(source), base_branch="main", bases=())
+        image = await self.sandboxes.furnish(id, sandbox, str(source))
+        await self.processes.ready(id)
+        return image
+
+    async def start(
+        self, id: str, call: str, command: str, *, shell: tuple[str, ...] = ("/bin/bash",), **limits: float
+    ) -> None:
+        directory = self.workspaces.directory(id)
+        variables = process_environment(directory, {}, {}, inside=self.processes.inside(id))
+        await self.processes.ready(id)
+        await self.processes.start(
+            id, call, (*shell, "-c", command), env=variables, limits=Limits(seconds=limits.get("seconds", 60.0))
+        )
+
+    async def run(self, id: str, command: str, *, shell: tuple[str, ...] = ("/bin/bash",)) -> tuple[Exit, str]:
+        call = f"call-{uuid.uuid4().hex}"
+        await self.start(id, call, command, shell=shell)
+        ended = await self.processes.wait(id, call)
+        assert ended is not None
+        return ended, (await self.processes.output(id, call, NOTHING, limit_bytes=100_000)).decode()
+
+    async def container(self, id: str) -> str:
+        return str((await self.engine.inspect(labels.sandbox_name(id)))["Id"])
+
+
+@pytest.fixture
+async def place(engine: Engine, tmp_path: Path) -> AsyncIterator[Place]:
+    worker = Worker(image=BASE_IMAGE, cpus=1.0, memory_mb=128, pids=64, warm_containers=0)
+    made = Place(tmp_path / "home", engine, worker)
+    yield made
+    await made.sandboxes.close()
+    for container in await engine.containers({labels.HOME: str(made.home)}):
+        await engine.remove(container["Id"])
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return repository(tmp_path / "source")
+
+
+@pytest.fixture
+def id() -> str:
+    """An engine is everybody's: names of containers differ from test to test."""
+    return f"shop-{uuid.uuid4().hex[:8]}-development"
+
+
+async def test_works_as_in_a_working_tree(place: Place, source: Path, id: str) -> None:
+    """Commands see the workspace, git and their own user; a checkpoint holds what they changed, and restoring it takes
+    it back, so that the command may write again."""
+    assert await place.prepare(id, source) == BASE_IMAGE
+    ended, printed = await place.run(id, "id -u; pwd; cat README.md; git log --oneline | wc -l; git status --short")
+    user = os.getuid() or 10_001
+    assert (ended.code, printed) == (0, f"{user}\n/environment/workspace\nshop\n1\n")
+    before = await place.workspaces.checkpoint(id, "before")
+    await place.run(id, "echo changed > app.py; mkdir new; echo file > new/file")
+    after = await place.workspaces.checkpoint(id, "after")
+    assert after.tree != before.tree
+    await place.workspaces.restore(id, before.commit)
+    ended, printed = await place.run(id, "ls; cat app.py; echo again > app.py && echo written")
+    assert printed == "README.md\napp.py\nprint('hello')\nwritten\n"
+
+
+async def test_confined(place: Place, source: Path, id: str) -> None:
+    """No capabilities, no new privileges, a root that cannot be written, no network, nothing of the host."""
+    await place.prepare(id, source)
+    _, printed = await place.run(
+        id,
+        "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; touch /etc/x; touch /x; ls -d /root/* /work 2>/dev/null;"
+        "cat /sys/class/net/*/operstate | sort -u; ls /sys/class/net; env | grep -c PATH=; kill -9 1; echo alive",
+    )
+    said = printed.splitlines()
+    assert {"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"} <= set(said)
+    assert "touch: cannot touch '/etc/x': Read-only file system" in said
+    assert "lo" in said
+    assert "eth0" not in said
+    assert said[-1] == "alive"
+
+
+async def test_adopted(place: Place, source: Path, id: str) -> None:
+    """A command goes on while no environment-manager lives; the next one has its whole output and its exit code."""
+    await place.prepare(id, source)
+    await place.start(id, "long", "seq 1 5; while [ ! -e go ]; do sleep 0.02; done; seq 6 10; exit 7")
+    following = place.again()
+    container = await place.container(id)
+    await following.processes.ready(id)
+    assert await following.container(id) == container
+    assert await following.processes.known(id) == {"long": True}
+    (place.workspaces.directory(id) / "workspace" / "go").touch()
+    pieces: list[bytes] = []
+
+    async def hear(offset: int, data: bytes) -> None:
+        assert offset == sum(map(len, pieces))
+        pieces.append(data)
+
+    ended = await following.processes.wait(id, "long", hear)
+    assert ended is not None
+    assert ended.code == 7
+    assert b"".join(pieces).decode() == "".join(f"{number}\n" for number in range(1, 11))
+
+
+async def test_a_container_that_is_killed(place: Place, source: Path, id: str) -> None:
+    """What ran has no end that is known; the next command finds the files in a container of its own."""
+    await place.prepare(id, source)
+    await place.start(id, "long", "echo half > half; sleep 60")
+    half = place.workspaces.directory(id) / "workspace" / "half"
+    await _until(lambda: _exists(half))
+    await place.engine.kill(await place.container(id))
+    assert await place.processes.wait(id, "long") is None
+    ended, printed = await place.run(id, "cat half")
+    assert (ended.code, printed) == (0, "half\n")
+
+
+async def test_limits(place: Place, source: Path, id: str) -> None:
+    """Too much memory, too many processes and too much time end what asked for them, say so, and nothing else."""
+    await place.prepare(id, source)
+    ended, _ = await place.run(id, 'exec python3 -c "x = bytearray(10**9); print(len(x))"')
+    assert ended.cause == "out-of-memory"
+    assert "limit of memory" in ended.detail
+    _, printed = await place.run(id, "for i in $(seq 200); do sleep 30 & done; echo all")
+    assert "Resource temporarily unavailable" in printed
+    ended, printed = await place.run(id, "echo fine")
+    assert (ended.code, printed) == (0, "fine\n")
+
+
+async def test_any_image(place: Place, source: Path, id: str, tmp_path: Path, engine: Engine) -> None:
+    """An image that holds nothing but one static program is enough: the shim brings what it needs."""
+    image = await _built(
+        tmp_path, "FROM scratch\nCOPY busybox /bin/busybox\nENV GREETING=hello PATH=/bin\n", busybox=True
+    )
+    try:
+        assert await place.prepare(id, source, Sandbox(network="none", image=image)) == image
+        sh = ("/bin/busybox", "sh")
+        assert (await place.run(id, 'echo "$GREETING"; busybox cat README.md', shell=sh))[1] == "hello\nshop\n"
+        await place.start(id, "sh", "exit 0", shell=("/bin/absent",))
+        missing = await place.processes.wait(id, "sh")
+        assert missing is not None
+        assert missing.detail == "The command '/bin/absent' does not exist."
+    finally:
+        await place.processes.close(id)
+        await engine.request("DELETE", f"images/{image}", params={"force": True})
+
+
+async def test_the_repositorys_own_image(place: Place, tmp_path: Path, id: str, engine: Engine) -> None:
+    """A dev container file with comments names what to build; the second environment builds nothing."""
+    mark = uuid.uuid4().hex
+    build = json.dumps({"dockerfile": "Dockerfile", "args": {"MARK": mark}})
+    described = f'{{\n  // tools\n  "build": {build},\n}}\n'
+    dockerfile = f"FROM {BASE_IMAGE}\nARG MARK\nENV MARK=$MARK\n"
+    files = {".devcontainer/devcontainer.json": described, ".devcontainer/Dockerfile": dockerfile, "a": "a\n"}
+    source = repository(tmp_path / "with-image", files)
+    image = await place.prepare(id, source)
+    try:
+        assert image.startswith("cairn-built:")
+        assert (await place.run(id, 'echo "$MARK"'))[1] == f"{mark}\n"
+        assert await place.prepare(f"{id}-2", source) == image
+    finally:
+        await place.processes.close(id)
+        await place.processes.close(f"{id}-2")
+        await engine.request("DELETE", f"images/{image}", params={"force": True})
+
+
+async def test_images_that_cannot_be(place: Place, tmp_path: Path, id: str) -> None:
+    """Each is refused with what to do about it."""
+    source = repository(
+        tmp_path / "broken", {"Dockerfile": f"FROM {BASE_IMAGE}\nRUN echo it breaks here && false\n", "a": "a"}
+    )
+    with pytest.raises(Permanent, match="it breaks here"):
+        await place.prepare(f"{id}-1", source, Sandbox(image="dockerfile"))
+    with pytest.raises(Permanent, match=r"the repository has no deep/Dockerfile"):
+        await place.prepare(f"{id}-2", source, Sandbox(image="dockerfile:deep/Dockerfile"))
+    with pytest.raises(Permanent, match="leads out of the repository"):
+        await place.prepare(f"{id}-3", source, Sandbox(image="dockerfile:../../etc/passwd"))
+    with pytest.raises(Permanent, match=r"no image 'cairn.invalid/absent:1' and cannot fetch it"):
+        await place.prepare(f"{id}-4", source, Sandbox(image="cairn.invalid/absent:1"))
+
+
+async def test_taken_warm(place: Place, source: Path, id: str) -> None:
+    """The second environment takes the container that the first one had started for it, and works there; what is left
+    warm goes with the next environment-manager."""
+    place = Place(place.home, place.engine, Worker(image=BASE_IMAGE, warm_containers=1))
+    await place.prepare(f"{id}-1", source)
+    warm = {labels.HOME: str(place.home), labels.WARM: ""}
+    await _until(lambda: _one(place.engine, warm))
+    (container,) = await place.engine.containers([labels.WARM, f"{labels.HOME}={place.home}"], running=True)
+    await _until(lambda: _exists(place.home / "warm" / container["Labels"][labels.WARM] / "shim.sock"))
+    await place.prepare(f"{id}-2", source)
+    assert await place.container(f"{id}-2") == container["Id"]
+    assert (await place.run(f"{id}-2", "cat README.md; pwd; git status --short"))[1] == "shop\n/environment/workspace\n"
+    assert (place.workspaces.directory(f"{id}-2") / "workspace.json").exists()
+    await place.sandboxes.close()
+    following = place.again()
+    await following.sandboxes.begin()
+    left = {item["Names"][0] for item in await place.engine.containers({labels.HOME: str(place.home)})}
+    assert left == {f"/{labels.sandbox_name(f'{id}-{number}')}" for number in (1, 2)}
+    assert (await following.run(f"{id}-2", "cat README.md"))[1] == "shop\n"
+
+
+async def test_only_orphans_of_its_own_are_swept(place: Place, source: Path, id: str) -> None:
+    """A container of ours that no environment has goes; one of a live environment and those of others stay, whatever
+    they are called."""
+    await place.prepare(f"{id}-1", source)
+    await place.prepare(f"{id}-2", source)
+    await place.workspaces.remove(f"{id}-2")
+    foreign = {"Image": BASE_IMAGE, "Cmd": ["sleep", "60"]}
+    others = [
+        await place.engine.create(foreign, name=labels.sandbox_name(f"{id}-3")),
+        await place.engine.create(
+            {**foreign, "Labels": {labels.ROLE: labels.SANDBOX, labels.HOME: "/elsewhere"}}, name=f"{id}-4"
+        ),
+    ]
+    try:
+        removed = await place.sandboxes.sweep(place.workspaces.existing)
+        assert removed == [labels.sandbox_name(f"{id}-2")]
+        assert (await place.run(f"{id}-1", "echo here"))[1] == "here\n"
+        for container in others:
+            await place.engine.inspect(container)
+    finally:
+        for container in others:
+            await place.engine.remove(container)
+
+
+async def test_outward_through_the_allow_list(place: Place, source: Path, id: str) -> None:
+    """What the list names is reached through the proxy, also at a private address; everything else is refused with the
+    reason, and without the proxy nothing is reached."""
+    served = await asyncio.start_server(_serve, "127.0.0.1", 0)
+    port = served.sockets[0].getsockname()[1]
+    try:
+        await place.prepare(f"{id}-1", source, Sandbox(allowed_hosts=("127.0.0.1",)))
+        _, printed = await place.run(f"{id}-1", f"NO_PROXY= no_proxy= curl -s http://127.0.0.1:{port}/page")
+        assert printed == "served /page"
+        _, printed = await place.run(f"{id}-1", "curl -s http://example.com/")
+        assert printed == "example.com is not among the hosts that this project's network allows: 127.0.0.1.\n"
+        await place.prepare(f"{id}-2", source, Sandbox())
+        _, printed = await place.run(f"{id}-2", f"NO_PROXY= no_proxy= curl -s http://127.0.0.1:{port}/page")
+        assert "which is private: the project must allow it by name" in printed
+        ended, _ = await place.run(f"{id}-2", f"curl -s --noproxy '*' http://127.0.0.1:{port}/")
+        assert ended.code != 0
+    finally:
+        served.close()
+
+
+async def test_closed(place: Place, source: Path, id: str) -> None:
+    """After closing, the container is gone with everything that ran in it; closing again is no error."""
+    await place.prepare(id, source)
+    await place.start(id, "long", "sleep 60")
+    await place.processes.close(id)
+    assert await place.engine.containers({labels.HOME: str(place.home)}) == []
+    await place.processes.close(id)
+
+
+async def test_what_a_worker_has(place: Place, tmp_path: Path) -> None:
+    """Left open, an environment is a container where an engine answers; a worker may choose otherwise, and where a
+    container is asked for and no engine answers, that is said."""
+    assert await place.sandboxes.isolation("") == "container"
+    assert await place.sandboxes.isolation("worktree") == "worktree"
+    without = Place(tmp_path / "other", place.engine, Worker(isolation="worktree"))
+    assert await without.sandboxes.isolation("") == "worktree"
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]
+    body = b"served " + path
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    await writer.drain()
+    writer.close()
+
+
+async def _built(directory: Path, dockerfile: str, *, busybox: bool = False) -> str:
+    image = f"cairn-test-{uuid.uuid4().hex[:12]}"
+    folder = directory / image
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(dockerfile)
+    if busybox:
+        (folder / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
+        (folder / "busybox").chmod(0o755)
+    process = await asyncio.create_subprocess_exec("docker", "build", "-q", "-t", image, str(folder))
+    assert await process.wait() == 0
+    return image
+
+
+async def _exists(path: Path) -> bool:
+    return path.exists()
+
+
+async def _one(engine: Engine, wanted: dict[str, str]) -> bool:
+    names = [f"{name}={value}" if value else name for name, value in wanted.items()]
+    return bool(await engine.containers(names, running=True))
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110 - the engine's events are no concern here
+            await asyncio.sleep(0.01)
