@@ -42,27 +42,94 @@ rm -rf "$work"
 """
 
 
-class Deployment:
+class Composed:
+    """A Compose project of its own name, with a folder that has ``settings/``; its repositories lie in the volume of
+    its environment-manager."""
+
+    def __init__(self, folder: Path, directory: Path, variables: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.settings = folder / "settings"
+        self.name = f"cairn-test-{uuid.uuid4().hex[:8]}"
+        self.variables = {"COMPOSE_PROJECT_NAME": self.name, **variables}
+        self._directory = directory
+
+    def agent(self, name: str, turns: Sequence[Mapping[str, Any]]) -> None:
+        """Describe an agent that plays back ``turns``."""
+        (self.settings / f"{name}.json").write_text(json.dumps({"turns": turns}))
+        with (self.settings / "cairn.toml").open("a") as file:
+            file.write(f'\n[agents.{name}]\nkind = "model"\nprovider = "scripted"\ntranscript = "{name}.json"\n')
+
+    def repository(self, name: str) -> str:
+        """A bare repository whose greeting is misspelt; answers its URL."""
+        place = f"{REPOSITORIES}/{name}.git"
+        self.execute("environment-manager", "sh", "-ec", _MAKE_REPOSITORY, place)
+        return f"file://{place}"
+
+    def show(self, repository: str, what: str) -> str:
+        """What `git show` says in a repository."""
+        place = f"{REPOSITORIES}/{repository}.git"
+        return self.execute("environment-manager", "git", "-C", place, "show", what)
+
+    def compose(self, *arguments: str) -> str:
+        return self._run("docker", "compose", *arguments)
+
+    def execute(self, service: str, *command: str) -> str:
+        """What a command in a service's container prints."""
+        return self.compose("exec", "-T", service, *command)
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        id = self.compose("ps", "-a", "-q", service).strip()
+        found: dict[str, Any] = json.loads(self._run("docker", "inspect", id))[0]
+        return found
+
+    def addresses(self, service: str) -> list[str]:
+        """Its address in each of its networks."""
+        networks = self.inspect(service)["NetworkSettings"]["Networks"].values()
+        return [network["IPAddress"] for network in networks]
+
+    def reaches(self, service: str, host: str, port: int) -> bool:
+        """Whether a container can connect there."""
+        script = (
+            f"import socket\ntry: socket.create_connection(({host!r}, {port}), 1); print(1)\nexcept OSError: print(0)"
+        )
+        return self.execute(service, "python", "-c", script).strip() == "1"
+
+    def remove(self) -> None:
+        self.compose("--profile", "*", "down", "--volumes", "--timeout", "2", "--remove-orphans")
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self._directory,
+            env={**os.environ, **self.variables},
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-3000:]} {done.stderr[-3000:]}"
+        return done.stdout
+
+
+class Deployment(Composed):
     """Use it as a context manager: nothing of it is left afterwards. ``variables`` go into the Compose file."""
 
     def __init__(self, directory: Path, **variables: str) -> None:
-        self.folder = directory / "deploy"
-        self.settings = self.folder / "settings"
-        self.name = f"cairn-test-{uuid.uuid4().hex[:8]}"
-        self.nats_port = free_port()
-        self.variables = {
-            "CAIRN_DEPLOY": str(self.folder),
+        folder = directory / "deploy"
+        given = {
+            "CAIRN_DEPLOY": str(folder),
             "CAIRN_PORT": str(free_port()),
-            "CAIRN_NATS_LISTEN": f"127.0.0.1:{self.nats_port}",
-            "COMPOSE_PROJECT_NAME": self.name,
+            "JAEGER_PORT": str(free_port()),
+            "CAIRN_NATS_LISTEN": f"127.0.0.1:{free_port()}",
             **variables,
         }
-        shutil.copytree(ROOT / "deploy", self.folder, ignore=shutil.ignore_patterns("secrets", "settings"))
+        super().__init__(folder, ROOT, given)
+        shutil.copytree(ROOT / "deploy", folder, ignore=shutil.ignore_patterns("secrets", "settings"))
+        self.settings.mkdir()
+        self.write_settings()
 
     def __enter__(self) -> Self:
         self.variables |= images.variables()
-        self.settings.mkdir()
-        (self.settings / "cairn.toml").write_text("[worker]\ngrace_seconds = 2.0\nlease_seconds = 5.0\n")
         try:
             self.up()
         except BaseException:
@@ -86,9 +153,6 @@ class Deployment:
         self.key = self.secret("api-key")
         self.feed = Feed(self.url, self.key)
 
-    def remove(self) -> None:
-        self.compose("--profile", "*", "down", "--volumes", "--timeout", "2", "--remove-orphans")
-
     # ---- asking
 
     def cairn(self, *arguments: str, exit_code: int = 0) -> str:
@@ -111,52 +175,21 @@ class Deployment:
     def secret(self, name: str) -> str:
         return (self.folder / "secrets" / name).read_text().strip()
 
-    def agent(self, name: str, turns: Sequence[Mapping[str, Any]]) -> None:
-        """Describe an agent that plays back ``turns``."""
-        (self.settings / f"{name}.json").write_text(json.dumps({"turns": turns}))
-        with (self.settings / "cairn.toml").open("a") as file:
-            file.write(f'\n[agents.{name}]\nkind = "model"\nprovider = "scripted"\ntranscript = "{name}.json"\n')
+    def write_settings(self, **sections: Mapping[str, Any]) -> None:
+        """What every service reads, before any agent is described."""
+        written = {"worker": {"grace_seconds": 2.0, "lease_seconds": 5.0}, **sections}
+        lines = (
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in section.items())
+            for name, section in written.items()
+        )
+        (self.settings / "cairn.toml").write_text("".join(lines))
 
     def project(self, name: str) -> None:
         """One with a repository of its own and the test of the examples."""
-        place = f"{REPOSITORIES}/{name}.git"
-        self.execute("environment-manager", "sh", "-ec", _MAKE_REPOSITORY, place)
-        self.cairn("project", "add", name, "--repo", f"file://{place}", "--test-command", TEST_COMMAND)
-
-    def show(self, project: str, what: str) -> str:
-        """What `git show` says in the project's repository."""
-        place = f"{REPOSITORIES}/{project}.git"
-        return self.execute("environment-manager", "git", "-C", place, "show", what)
+        self.cairn("project", "add", name, "--repo", self.repository(name), "--test-command", TEST_COMMAND)
 
     def submit(self, project: str, title: str, agent: str) -> str:
         return str(self.json("task", "submit", project, title, "--agent", agent)["id"])
-
-    # ---- containers
-
-    def compose(self, *arguments: str) -> str:
-        return self._run("docker", "compose", *arguments)
-
-    def execute(self, service: str, *command: str) -> str:
-        """What a command in a service's container prints."""
-        return self.compose("exec", "-T", service, *command)
-
-    def inspect(self, service: str) -> dict[str, Any]:
-        id = self.compose("ps", "-a", "-q", service).strip()
-        found: dict[str, Any] = json.loads(self._run("docker", "inspect", id))[0]
-        return found
-
-    def _run(self, *command: str) -> str:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **self.variables},
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout[-3000:]} {done.stderr[-3000:]}"
-        return done.stdout
 
 
 def shell(command: str, **fields: Any) -> dict[str, Any]:
