@@ -44,7 +44,11 @@ extensions:
     recovery_seconds: 10
     longest_seconds: 60
     observe:
-      - {name: status, interval_seconds: 0.5, hold: 0.9, tolerance: 200, provider: {type: http, url: "http://${api:8080}/"}}
+      - name: status
+        interval_seconds: 0.5
+        hold: 0.9
+        tolerance: 200
+        provider: {type: http, url: "http://${api:8080}/"}
     guards:
       - {name: no loss, failures: 2, tolerance: true, provider: {type: tcp, address: "${api:8080}"}}
 """

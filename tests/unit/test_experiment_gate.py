@@ -1,0 +1,253 @@
+"""The resilience gate: asked of the environment as an experiment, answered with what was found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from events import tools
+from events.calls import call_of_check
+from events.content import Inline
+from events.environment import ENVIRONMENT, ExecuteTool, ToolCallCompleted, ToolCallFailed
+from events.errors import Invalid
+from events.experiment import (
+    EXPERIMENT,
+    AbortRequested,
+    ExperimentAborted,
+    ExperimentCompleted,
+    ExperimentDeviated,
+    ExperimentRefused,
+    ExperimentRequested,
+    ExperimentValidated,
+    FaultInjected,
+    FaultIntended,
+    Finding,
+    RunExperiment,
+)
+from events.kernel import Command, Event
+from events.pipeline import ExperimentGate, Pipeline, Stage, TestsGate, checked
+from events.task import CheckRequested, RecordCheck, StageRolledBack
+from infra.entities import Cause, EntityStore
+from services.environment_manager.experiments import Experiments
+from services.scheduler.deciders import task as decider
+from tests.unit.environment_twins import Environments
+from tests.unit.examples import NOW, kinds
+from tests.unit.test_task_decider import begin, submitted, succeed
+
+RESILIENT = checked(
+    Pipeline(
+        name="resilient",
+        stages=(
+            Stage(name="work", role="developer"),
+            Stage(
+                name="test",
+                needs=("work",),
+                role="tester",
+                tools=("compose", "faults"),
+                gate=ExperimentGate(document="chaos/worker.yaml", time_limit_seconds=300),
+                rollback_to="work",
+            ),
+        ),
+    )
+)
+FINDINGS = "experiment x deviated: 3 of 40 samples failed\n- jobs 7, 9 are lost"
+
+
+def check_requested() -> tuple[object, CheckRequested]:
+    story = submitted(pipeline=RESILIENT)
+    begin(story, "work")
+    succeed(story, "work")
+    begin(story, "test")
+    succeed(story, "test")
+    (request,) = story.state.requests.values()
+    assert isinstance(request, CheckRequested)
+    return story, request
+
+
+def test_the_gate_asks_for_the_experiment_in_the_testers_workspace() -> None:
+    """The check is a call of the tool run_experiment, which no stage but the gate needs to have opened."""
+    _, request = check_requested()
+    call = call_of_check(request, "shop-1")
+    assert (request.kind, request.environment_id, request.command) == (
+        "experiment",
+        "shop-1-test",
+        "chaos/worker.yaml",
+    )
+    assert isinstance(call.arguments, Inline)
+    assert msgspec.json.decode(call.arguments.text)["path"] == "chaos/worker.yaml"
+    assert (call.tool, call.check_stage, call.retry, call.time_limit_seconds) == (
+        "run_experiment",
+        "test",
+        "idempotent",
+        300,
+    )
+    assert tools.not_allowed(call.tool, call.groups) == ""
+
+
+def test_a_system_that_holds_lets_the_stage_pass() -> None:
+    """And with it the task."""
+    story, request = check_requested()
+    answer = RecordCheck(stage="test", check_id=request.check_id, passed=True, summary="The system holds.")
+    events = story.when(lambda task: decider.record_check(task, answer))  # type: ignore[attr-defined]
+    assert kinds(events) == ["GatePassed", "StagePassed", "TaskCompleted"]
+
+
+def test_a_system_that_does_not_hold_goes_back_with_the_findings() -> None:
+    """The developer's stage is told which jobs were lost."""
+    story, request = check_requested()
+    answer = RecordCheck(
+        stage="test", check_id=request.check_id, passed=False, summary="The system does not hold.", detail=FINDINGS
+    )
+    events = story.when(lambda task: decider.record_check(task, answer))  # type: ignore[attr-defined]
+    back = next(event for event in events if isinstance(event, StageRolledBack))
+    assert (back.to, "jobs 7, 9 are lost" in back.findings) == ("work", True)
+
+
+def test_an_experiment_without_an_answer_never_advances() -> None:
+    """It is asked again, under another id, so that it is another experiment."""
+    story, request = check_requested()
+    answer = RecordCheck(stage="test", check_id=request.check_id, passed=None, summary="The experiment gave no answer")
+    events = story.when(lambda task: decider.record_check(task, answer))  # type: ignore[attr-defined]
+    assert kinds(events) == ["GateUnevaluated", "CheckRequested"]
+    assert events[1].check_id != request.check_id
+
+
+def test_a_gate_needs_its_document() -> None:
+    """A pipeline that names none is refused before anything runs."""
+    stages = (Stage(name="work", role="developer", gate=ExperimentGate(document=" ")),)
+    with pytest.raises(Invalid, match="has no document"):
+        checked(Pipeline(name="p", stages=stages))
+    assert checked(Pipeline(name="p", stages=(Stage(name="work", role="developer", gate=TestsGate()),)))
+
+
+# ---- the tools in the environment-manager
+
+REQUESTED = ExperimentRequested(document="{}", title="t", target=Environments.id, host="here")
+VALID = ExperimentValidated(faults=(), deadline=NOW)
+INTENDED = FaultIntended(
+    fault_id="f",
+    step=0,
+    fault={"kind": "kill_service", "service": "worker", "duration_seconds": 30},
+    containers=("worker-1",),
+    ends_at=NOW,
+)
+LOST = (Finding(kind="samples-failed", about="jobs", text="jobs 7, 9 are lost", recommendation="retry"),)
+
+
+async def eventually(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not met():  # noqa: ASYNC110 - it is looked at from outside
+            await asyncio.sleep(0.01)
+
+
+def sent(environments: Environments, kind: type[Command]) -> list[Command]:
+    """The commands of a kind that the environment-manager has sent."""
+    return [item.command for item in environments.bus.sent if isinstance(item.command, kind)]
+
+
+def _say(event: Event, state: object) -> tuple[Event, ...]:
+    return (event,)
+
+
+class Answering:
+    """An environment-manager with the tools of experiments, and a chaos service that says what a test has it say."""
+
+    def __init__(self, home: Path, *said: Event) -> None:
+        self.environments = Environments(home)
+        plumbing = self.environments.plumbing
+        experiments = Experiments(plumbing.log, plumbing.sender, host="here", systems={})
+        object.__setattr__(plumbing, "operations", {**plumbing.operations, **experiments.operations()})
+        (home / Environments.id / "workspace").mkdir()
+        (home / Environments.id / "workspace" / "x.yaml").write_text("title: t\n")
+        self.said = said
+
+    async def call(self, tool: str, arguments: str, *, check: str = "") -> object:
+        """The end of the call, after chaos has said everything."""
+        await self.environments.stand()
+        command = ExecuteTool(
+            call_id="c1",
+            run_id="r1",
+            task_id="shop-1",
+            tool=tool,
+            arguments=Inline(arguments),
+            effects="external",
+            retry="idempotent",
+            groups=("faults",),
+            check_stage=check,
+        )
+        self.environments.executor.begin(Environments.id, command, Cause(id="c1"))
+        store = EntityStore(self.environments.memory.log, EXPERIMENT, self.environments.clock)
+        async with asyncio.timeout(5):
+            await eventually(lambda: sent(self.environments, RunExperiment) != [])
+            for number, event in enumerate(self.said):
+                await store.decide("c1-experiment", Cause(id=f"said-{number}"), partial(_say, event))
+                await asyncio.sleep(0.01)
+            while True:
+                records = await self.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
+                for event in (event for record in records for event in record.envelope.events):
+                    if isinstance(event, ToolCallCompleted | ToolCallFailed):
+                        return event
+                await asyncio.sleep(0.01)
+
+
+async def test_a_fault_tool_answers_when_it_holds(tmp_path: Path) -> None:
+    """With whom it hits and when it ends; the request names the call, so that it can be asked again."""
+    answering = Answering(tmp_path, REQUESTED, VALID, INTENDED, FaultInjected(fault_id="f", seconds=0.2))
+    ended = await answering.call("kill_service", '{"service": "worker", "duration_seconds": 30}')
+    assert isinstance(ended, ToolCallCompleted)
+    assert isinstance(ended.content, Inline)
+    assert ended.content.text.startswith("kill_service holds on worker-1; it is undone by itself at 00:00:00 UTC")
+    asked = next(item for item in answering.environments.bus.sent if isinstance(item.command, RunExperiment))
+    assert (asked.id, asked.entity_id) == ("c1-experiment", "c1-experiment")
+    assert isinstance(asked.command, RunExperiment)
+    assert (asked.command.target, asked.command.call_id) == (Environments.id, "c1")
+    assert "wait" not in asked.command.document
+
+
+@pytest.mark.parametrize(
+    ("said", "passed", "detail"),
+    [
+        ((VALID, ExperimentCompleted(summary="1 fault injected and undone")), True, "1 fault injected"),
+        ((VALID, ExperimentDeviated(summary="lost", findings=LOST)), False, "jobs 7, 9 are lost\n  retry"),
+        ((ExperimentRefused(cause="steady-state-not-met", detail="health: 500"),), False, "health: 500"),
+        ((ExperimentRefused(cause="halted", detail="chaos is halted"),), None, ""),
+        ((VALID, ExperimentAborted(cause="guard", summary="a guard tripped", findings=LOST)), False, "jobs 7, 9"),
+        (
+            (VALID, AbortRequested(cause="asked"), ExperimentAborted(cause="asked", summary="aborted by ada")),
+            None,
+            "aborted by ada",
+        ),
+    ],
+)
+async def test_verdicts_become_the_gates_answer(
+    tmp_path: Path, said: tuple[Event, ...], passed: bool | None, detail: str
+) -> None:
+    """What says something about the system is a yes or a no; what does not is neither."""
+    answering = Answering(tmp_path, REQUESTED, *said)
+    await answering.call("run_experiment", '{"path": "x.yaml"}', check="test")
+    await eventually(lambda: sent(answering.environments, RecordCheck) != [])
+    (found,) = sent(answering.environments, RecordCheck)
+    assert isinstance(found, RecordCheck)
+    assert (found.passed, detail in found.detail) == (passed, True)
+
+
+@pytest.mark.parametrize("path", ["../x.yaml", "nothing.yaml", "/etc/passwd"])
+async def test_the_document_is_in_the_workspace(tmp_path: Path, path: str) -> None:
+    """Nothing outside of it is read, and chaos is not asked."""
+    answering = Answering(tmp_path)
+    answering.environments.bus.sent.clear()
+    calling = asyncio.create_task(answering.call("run_experiment", msgspec.json.encode({"path": path}).decode()))
+    async with asyncio.timeout(5):
+        while True:
+            records = await answering.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
+            events = [event for record in records for event in record.envelope.events]
+            if any(isinstance(event, ToolCallFailed) for event in events):
+                break
+            await asyncio.sleep(0.01)
+    calling.cancel()
+    assert answering.environments.bus.sent == []
