@@ -103,7 +103,12 @@ class Story:
 def _play(api: Gateway, home: Path, repository: Path) -> Story:
     api.post(
         "/projects",
-        {"name": PROJECT, "repository": {"url": str(repository)}, "test_command": demo_files.TEST_COMMAND},
+        {
+            "name": PROJECT,
+            "repository": {"url": str(repository)},
+            "test_command": demo_files.TEST_COMMAND,
+            "isolation": "worktree",  # The same is shown with an engine and without, and where no image can be fetched.
+        },
     )
     for title, agent, depends_on in TASKS:
         api.post(f"/projects/{PROJECT}/tasks", {"title": title, "agent": agent, "depends_on": list(depends_on)})

@@ -184,7 +184,11 @@ async def start(runtime: Runtime) -> EnvironmentManager:
     systems = DockerCompose(settings.home_path)
     sandboxes.started = systems.join
     preflight = Preflight(
-        ConfiguredAgents().known, try_program, runtime.clock, seconds=settings.worker.preflight_seconds
+        ConfiguredAgents().known,
+        try_program,
+        runtime.clock,
+        seconds=settings.worker.preflight_seconds,
+        contained=sandboxes.contained,
     )
 
     async def execute_file_tool(workspace: Path, arguments: Arguments) -> str:

@@ -146,8 +146,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, kw_only=True):
-    """How a process ended. ``cause`` is exited, signalled, timed-out, idle, output-limit, out-of-memory, interrupted or not-found
-    (then ``detail`` says why it could not be started)."""
+    """How a process ended. ``cause`` is exited, signalled, timed-out, idle, output-limit, out-of-memory, interrupted or
+    not-found (then ``detail`` says why it could not be started)."""
 
     cause: str
     code: int | None

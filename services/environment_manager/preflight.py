@@ -1,7 +1,8 @@
 """What this host tells of the programs of agents with its signs of life: each is tried every few seconds.
 
-A program that is named relative to the working copy is none of the host's, and in containers the host's programs say
-nothing: of those nothing is told, and what is not told keeps nothing from being started.
+A program that is named relative to the working copy is none of the host's, and where work is done in containers unless
+a project says otherwise, the host's programs say nothing: of those nothing is told, and what is not told keeps nothing
+from being started.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ Try = Callable[[str, Sequence[str]], Awaitable[Finding]]
 
 
 class Preflight:
-    """``agents`` gives those that are configured now, and raises ``Invalid`` where they cannot be read."""
+    """``agents`` gives those that are configured now, and raises ``Invalid`` where they cannot be read. ``contained``
+    says whether work that leaves it open is done in containers here."""
 
     def __init__(
-        self, agents: Callable[[], Mapping[str, Agent]], attempt: Try, clock: Clock, *, seconds: float
+        self,
+        agents: Callable[[], Mapping[str, Agent]],
+        attempt: Try,
+        clock: Clock,
+        *,
+        seconds: float,
+        contained: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        self._contained = contained
         self._agents = agents
         self._attempt = attempt
         self._clock = clock
@@ -44,6 +53,9 @@ class Preflight:
             await self.look()
 
     async def look(self) -> None:
+        if self._contained is not None and await self._contained():
+            self._sign = Sign()
+            return
         try:
             programs = _programs(self._agents().values())
         except Invalid as error:

@@ -168,7 +168,9 @@ class SystemStack:
     def __init__(self, directory: Path, settings: Mapping[str, Any] | None = None) -> None:
         self.directory = directory
         self.home = directory / ".cairn"
-        self._settings = {"gateway": {"port": 0}, **(settings or {})}
+        given = dict(settings or {})
+        worker = {"isolation": "worktree", **given.pop("worker", {})}
+        self._settings = {"gateway": {"port": 0}, "worker": worker, **given}
         self._agents: dict[str, Mapping[str, Any]] = {}
         self._write_settings()
 

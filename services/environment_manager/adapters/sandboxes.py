@@ -41,6 +41,7 @@ import structlog
 from events.errors import Permanent, Transient
 from events.sandboxes import Sandbox
 from infra.docker import labels
+from infra.docker.address import may_answer
 from infra.settings import Worker
 from services.environment_manager import shim
 from services.environment_manager.adapters import images, runtime
@@ -127,6 +128,8 @@ class ContainerSandboxes:
         wanted = asked or self._worker.isolation
         if wanted == "worktree":
             return wanted
+        if wanted == "auto" and not may_answer():
+            return "worktree"
         try:
             await self._open().version()
         except Transient as error:
@@ -135,6 +138,13 @@ class ContainerSandboxes:
             message = f'{error} Or choose isolation = "worktree" for the project.'
             raise Permanent(message, slug="engine-missing") from error
         return "container"
+
+    async def contained(self) -> bool:
+        """Whether work that leaves it open is done in containers."""
+        try:
+            return await self.isolation("") == "container"
+        except Permanent:
+            return True
 
     async def furnish(self, environment_id: str, sandbox: Sandbox, repository_url: str) -> str:
         directory = self._directory(environment_id)
