@@ -12,6 +12,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import structlog
+
 from events import faults
 from events.errors import Permanent, Transient
 from events.faults import KINDS, AnyFault, DropNetwork
@@ -29,6 +31,8 @@ from services.chaos.adapters.pause_service import PauseService, check_awake
 from services.chaos.adapters.stop_service import StopService
 from services.chaos.ports import Affected, Container, FaultRecord, Injected, Side, Undone
 from services.chaos.reconcile import HELD, IN_NETWORK
+
+log = structlog.get_logger()
 
 METHODS: dict[type[faults.Fault], Method] = {
     faults.KillService: KillService(),
@@ -111,6 +115,7 @@ class DockerFaults:
             found |= kernel
         except (Transient, Permanent, ValueError) as error:
             found |= dict.fromkeys(_network_kinds(), f"the probe did not run: {error}")
+        log.info("what this host cannot do", faults=found)
         return found
 
     # ---- whom
