@@ -241,7 +241,6 @@ async def test_taken_warm(place: Place, source: Path, id: str) -> None:
     assert await place.container(f"{id}-2") == container["Id"]
     assert (await place.run(f"{id}-2", "cat README.md; pwd; git status --short"))[1] == "shop\n/environment/workspace\n"
     assert (place.workspaces.directory(f"{id}-2") / "workspace.json").exists()
-    await place.sandboxes.close()
     following = place.again()
     await following.sandboxes.begin()
     left = {item["Names"][0] for item in await place.engine.containers({labels.HOME: str(place.home)})}

@@ -119,6 +119,7 @@ class ContainerSandboxes:
         for task in self._refilling.values():
             task.cancel()
         await asyncio.gather(*self._refilling.values(), return_exceptions=True)
+        await self.begin()
         if self._engine is not None:
             await self._engine.close()
 
@@ -351,7 +352,7 @@ class ContainerSandboxes:
             logger.warning("no container is kept warm", image=kind.image, error=str(error))
 
     async def begin(self) -> None:
-        """Remove the containers that an environment-manager before this one kept warm, where an engine answers."""
+        """Remove the containers that are kept warm, at the end and after one that had none; where an engine answers."""
         if not self._warm.is_dir():
             return
         try:
