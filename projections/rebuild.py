@@ -1,6 +1,6 @@
 """A rebuild: all read models folded anew from the log, beside those in use, then put in their place.
 
-It takes the way that live events take, in larger batches and with the secondary indexes made at the end. All of it
+It takes the way that live events take, in larger batches. All of it
 is one transaction: readers use the old tables until it commits, and a rebuild that dies leaves nothing behind.
 """
 
@@ -46,7 +46,7 @@ async def rebuild(connection: Connection, event_log: EventLog, reason: str) -> i
         await schema.create(connection, building, await event_log.created_at())
         store = Store(connection, building, 0)
         decisions = await catch_up(store, event_log, BATCH)
-        await schema.complete(connection, building)
+        await schema.analyze(connection, building)
         await schema.swap(connection, building, current)
     seconds = time.monotonic() - began
     log.info("rebuilt the read models", decisions=decisions, sequence=store.sequence, seconds=round(seconds, 3))

@@ -1,5 +1,5 @@
 -- The read models of one tenant. Every table stands in one PostgreSQL schema, which search_path names; nothing here
--- is qualified. A rebuild runs this file in a new schema, fills it, runs indexes.sql and swaps (projections/schema.py).
+-- is qualified. A rebuild runs this file in a new schema, fills it and swaps (projections/schema.py).
 --
 -- There are no migrations: whoever changes this file or a fold raises VERSION in projections/schema.py, and the
 -- projector rebuilds.
@@ -239,6 +239,19 @@ CREATE TABLE call_states (
     output_bytes  bigint,
     truncated     boolean     NOT NULL
 );
+
+-- Kept while a rebuild fills the tables: that is done by a processor which has nothing else to do then, and building
+-- them at the end is waited for.
+CREATE UNIQUE INDEX entries_key ON entries (run_id, position);
+CREATE INDEX call_states_key ON call_states (call_id, sequence);
+CREATE INDEX tasks_by_project ON tasks (project_id, number);
+CREATE INDEX tasks_by_status ON tasks (status);
+CREATE INDEX runs_by_task ON runs (task_id);
+CREATE INDEX runs_by_status ON runs (status);
+CREATE INDEX environments_by_task ON environments (task_id);
+CREATE INDEX pull_requests_by_task ON pull_requests (task_id);
+CREATE INDEX deliveries_by_time ON deliveries (occurred_at);
+CREATE INDEX experiments_by_time ON experiments (requested_at);
 
 -- Tasks as a board shows them. pending: queued, and a task it depends on is not completed.
 CREATE VIEW board AS

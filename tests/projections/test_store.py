@@ -40,7 +40,6 @@ async def test_incremental_equals_rebuilt(postgres_url: str, log: MemoryEventLog
     incremental = f"incremental_{log.tenant}"
     async with connection(postgres_url) as opened:
         await schema.create(opened, incremental, await log.created_at())
-        await schema.complete(opened, incremental)
         sequence = 0
         while sequence < len(decisions):
             store = Store(opened, incremental, sequence)
