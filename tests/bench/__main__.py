@@ -19,6 +19,7 @@ MEASUREMENTS = {
     "recovery": "A runner killed in the middle",
     "bundles": "Checkpoints for another host",
     "startup": "Start-up with a long history",
+    "compose": "A composed system",
 }
 
 
