@@ -19,7 +19,9 @@ MEASUREMENTS = {
     "recovery": "A runner killed in the middle",
     "bundles": "Checkpoints for another host",
     "startup": "Start-up with a long history",
+    "containers": "Environments in containers",
     "compose": "A composed system",
+    "faults": "Faults in containers",
 }
 
 

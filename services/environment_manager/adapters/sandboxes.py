@@ -115,6 +115,10 @@ class ContainerSandboxes:
         self._engine = self._engine or Engine()
         return self._engine
 
+    async def settled(self) -> None:
+        """Until as many are warm as are to be."""
+        await asyncio.gather(*self._refilling.values())
+
     async def close(self) -> None:
         for task in self._refilling.values():
             task.cancel()
@@ -274,12 +278,21 @@ class ContainerSandboxes:
         place = await asyncio.to_thread(runtime.provide, self._home)
         await self._lead_outward(directory, kind)
         engine = self._open()
-        await engine.start(await engine.create(self._configuration(directory, kind, place, marks), name=name))
+        container = await engine.create(self._configuration(directory, kind, place, marks), name=name)
+        try:
+            await engine.start(container)
+            await self._until_it_serves(container, directory)
+        except (Permanent, Transient):
+            await engine.remove(container)
+            raise
+
+    async def _until_it_serves(self, container: str, directory: Path) -> None:
+        engine = self._open()
         give_up = time.monotonic() + START_SECONDS
         while not await _answers(directory, shim.SOCKET):
-            state = (await engine.inspect(name))["State"]
+            state = (await engine.inspect(container))["State"]
             if not state["Running"] or time.monotonic() >= give_up:
-                last = (await engine.logs(name, lines=5)).strip() or state.get("Error") or "nothing"
+                last = (await engine.logs(container, lines=5)).strip() or state.get("Error") or "nothing"
                 message = f"the shim of {directory.name} does not answer in its container, which said: {last}"
                 raise Transient(message)
             await asyncio.sleep(0.005)
