@@ -54,6 +54,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             left = sorted(asyncio.all_tasks(self), key=lambda task: task.get_name())
             for task in left:
                 task.cancel()
-            self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            if left:  # Gathering nothing would be a future of another loop.
+                self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             self.run_until_complete(self.shutdown_asyncgens())
             self.close()
