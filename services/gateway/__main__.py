@@ -16,8 +16,9 @@ from infra.api_keys import KEYS_FILE, ApiKeys, ensure_local_key, let_in
 from infra.durability import Finder
 from infra.hosts import Hosts
 from infra.postgres import sign_in_url
+from infra.process import EXIT_SETTINGS
 from infra.secrets import resolve
-from infra.service import EXIT_SETTINGS, Runtime, run
+from infra.service import Runtime, run
 from infra.settings import SettingsInvalid
 from projections.waiting import ReadModelProgress
 from services.gateway.app import make_app
