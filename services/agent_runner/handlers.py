@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from events.agents import ModelAgent
+from events.agents import ModelAgent, ProgramAgent
 from events.envelope import CommandEnvelope
-from events.errors import CommandRejected
+from events.errors import CommandRejected, Transient
 from events.run import StartRun
 from services.agent_runner import model_loop, program_loop
 from services.agent_runner.driver import Driver
 from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.shown import ShownLeases
+
+GIVE_BACK_SECONDS = 1.0
 
 
 class Handlers:
@@ -28,6 +30,8 @@ class Handlers:
         if not isinstance(command, StartRun):
             message = f"{type(command).__name__} is no command for a run."
             raise CommandRejected(message, slug="unknown-command", status=400)
+        if isinstance(command.agent, ProgramAgent):
+            await self._leave_to_others(envelope.entity_id, command.agent)
         driver = Driver(self._plumbing, envelope, command)
         self._driving.add(driver)
         try:
@@ -35,3 +39,16 @@ class Handlers:
                 await driver.drive(model_loop.work if isinstance(command.agent, ModelAgent) else program_loop.work)
         finally:
             self._driving.discard(driver)
+
+    async def _leave_to_others(self, run_id: str, agent: ProgramAgent) -> None:
+        """Give a run that has not begun back, where its program cannot be run here and can be elsewhere."""
+        told = await self._plumbing.hosts.preflights()
+        found = {host: programs.get(agent.command[0]) for host, programs in told.items() if agent.command}
+        here = found.get(self._plumbing.host)
+        others = [finding for finding in found.values() if finding is not None and not finding.problem]
+        if here is None or not here.problem or not others:
+            return
+        run, _ = await self._plumbing.runs.load(run_id)
+        if run.started is None:
+            message = f"{here.problem} here, but on another host it can be run"
+            raise Transient(message, delay_seconds=GIVE_BACK_SECONDS)

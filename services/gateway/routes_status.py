@@ -19,7 +19,7 @@ router = APIRouter(prefix="/api/v1", route_class=TracedRoute, tags=["status"])
 @router.get("/status", responses=ONE)
 async def status(request: Request) -> Response:
     """``durability``: its level, the loss window in seconds (null where nobody knows) and both in a sentence.
-    ``queue``: tasks by status. ``runs_held``: the runs that a living runner holds. ``hosts``: for how many seconds each
+    ``queue``: tasks by status. ``breakers``: the credentials that are left alone, with why. ``runs_held``: the runs that a living runner holds. ``hosts``: for how many seconds each
     host has been silent. ``log``: the last sequence. What cannot be seen at the moment is null; ``unmet`` says why."""
     found = parts(request)
     durability = await found.durability()
@@ -33,7 +33,7 @@ async def status(request: Request) -> Response:
                 "known_by": durability.known_by,
                 "sentence": durability.sentence,
             },
-            "queue": await _queue(found),
+            **await _queue(found),
             "runs_held": None if held is None else sorted(held),
             "hosts": await _hosts(found),
             "log": await _log(found),
@@ -42,11 +42,13 @@ async def status(request: Request) -> Response:
     )
 
 
-async def _queue(found: Parts) -> dict[str, Any] | None:
+async def _queue(found: Parts) -> dict[str, Any]:
     try:
-        return dict((await (await found.read_models()).queue())["by_status"])
+        queue = await (await found.read_models()).queue()
     except CairnError:
-        return None
+        return {"queue": None, "breakers": None}
+    breakers = {row["credential"]: row["cause"] for row in queue["breakers"] if row["status"] != "closed"}
+    return {"queue": queue["by_status"], "breakers": breakers}
 
 
 async def _hosts(found: Parts) -> dict[str, float] | None:

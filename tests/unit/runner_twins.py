@@ -151,11 +151,12 @@ class Runs:
         self._count += 1
         await self.tasks.decide("shop-1", Cause(id=f"task-{self._count}"), decide)
 
-    async def drive(self) -> asyncio.Task[None]:
+    async def plumbing(self) -> Plumbing:
+        """As a process has it."""
         self._count += 1
         watch = Watch(self.memory.log)
         await watch.start()
-        plumbing = Plumbing(
+        return Plumbing(
             log=self.memory.log,
             runs=EntityStore(self.memory.log, RUN, self.clock),
             content=self.memory.content,
@@ -171,10 +172,14 @@ class Runs:
             breakers=Breakers(self.memory.log, watch),
             hosts=Hosts(self.memory.hosts, self.clock, own="here", lease_seconds=15.0),
         )
-        envelope = CommandEnvelope(
+
+    def envelope(self) -> CommandEnvelope:
+        return CommandEnvelope(
             id="start", tenant="default", entity="run", entity_id=RUN_ID, time=self.clock.now(), command=self.command
         )
-        driver = Driver(plumbing, envelope, self.command)
+
+    async def drive(self) -> asyncio.Task[None]:
+        driver = Driver(await self.plumbing(), self.envelope(), self.command)
         return asyncio.create_task(driver.drive(model_loop.work))
 
     async def events(self) -> Sequence[Event]:
