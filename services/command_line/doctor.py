@@ -76,6 +76,7 @@ def run_checks(directory: Path) -> Iterator[Check]:
     yield verdict
     running = stack_file.is_running(home)
     if settings is not None:
+        yield from check_image(settings)
         if not running:
             yield check_port(settings)
         for name, agent in sorted(settings.agents.items()):
@@ -154,6 +155,21 @@ def check_docker() -> Check:
     if answer is None:
         return Check("docker", OK, "no engine answers; worktrees are used")
     return Check("docker", OK, f"engine {answer}")
+
+
+def check_image(settings: Settings) -> Iterator[Check]:
+    """What containers are made of where a project names nothing, if containers are made here."""
+    worker = settings.worker
+    engine = _version(["docker", "version", "--format", "{{.Server.Version}}"])
+    if worker.isolation == "worktree" or (engine is None and worker.isolation == "auto"):
+        return
+    if engine is None:
+        yield Check("image", MISSING, 'isolation is "container", and no Docker engine answers')
+    elif _version(["docker", "image", "inspect", "--format", "{{.Id}}", worker.image]) is None:
+        detail = f"{worker.image} is fetched with the first task; `docker pull {worker.image}` tells if it can be"
+        yield Check("image", WARNING, detail)
+    else:
+        yield Check("image", OK, f"{worker.image}: agents work in containers")
 
 
 def check_disk(home: Path) -> Check:
