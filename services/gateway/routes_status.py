@@ -19,8 +19,9 @@ router = APIRouter(prefix="/api/v1", route_class=TracedRoute, tags=["status"])
 @router.get("/status", responses=ONE)
 async def status(request: Request) -> Response:
     """``durability``: its level, the loss window in seconds (null where nobody knows) and both in a sentence.
-    ``queue``: tasks by status. ``breakers``: the credentials that are left alone, with why. ``runs_held``: the runs that a living runner holds. ``hosts``: for how many seconds each
-    host has been silent. ``log``: the last sequence. What cannot be seen at the moment is null; ``unmet`` says why."""
+    ``queue``: tasks by status. ``breakers``: the credentials that are left alone, each with the cause. ``runs_held``:
+    the runs that a living runner holds. ``hosts``: for how many seconds each host has been silent. ``log``: the last
+    sequence. What cannot be seen at the moment is null; ``unmet`` says why."""
     found = parts(request)
     durability = await found.durability()
     held = await held_now(found.leases)

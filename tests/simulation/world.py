@@ -158,6 +158,10 @@ class Place:
     def __str__(self) -> str:
         return "/".join(("", *self.parts))
 
+    @property
+    def name(self) -> str:
+        return self.parts[-1]
+
     def exists(self) -> bool:
         id = self.parts[0]
         return id in self._host.workspaces or id in self._host.programs

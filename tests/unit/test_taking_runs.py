@@ -47,7 +47,7 @@ async def test_run_is_taken_where_no_other_host_is_better(runs: Runs, hosts: dic
     """Also where nobody can run it: then its end says why."""
     tell(runs, **hosts)
     await (await taking(runs)).handle(runs.envelope())
-    assert [type(event).__name__ for event in await runs.events()][0] == "RunStarted"
+    assert next(type(event).__name__ for event in await runs.events()) == "RunStarted"
 
 
 async def test_run_that_has_begun_is_taken_up(runs: Runs) -> None:
