@@ -16,6 +16,7 @@ from events.sandboxes import Sandbox
 from infra.docker import labels
 from infra.docker.engine import Engine
 from infra.settings import Worker
+from services.environment_manager.adapters.compose import DockerCompose
 from tests.containing import Place
 from tests.engine import BASE_IMAGE
 from tests.integration.git_examples import repository
@@ -236,6 +237,39 @@ async def test_outward_through_the_allow_list(place: Place, source: Path, id: st
         assert ended.code != 0
     finally:
         served.close()
+
+
+async def test_services_by_their_names(place: Place, source: Path, id: str) -> None:
+    """A container joins the services that its environment composes over a network that leads nowhere else, and joins
+    them again when it is started anew; one that is to reach nothing does not."""
+    systems = DockerCompose(place.home)
+    marks = {
+        **systems.labels(),
+        labels.ENVIRONMENT: id,
+        labels.COMPOSE_PROJECT: systems.project(id),
+        labels.COMPOSE_SERVICE: "api",
+    }
+    served = ["python3", "-m", "http.server", "8000", "--directory", "/etc/apt"]
+    service = await place.engine.create({"Image": BASE_IMAGE, "Cmd": served, "Labels": marks}, name=f"{id}-api")
+    await place.engine.start(service)
+    place.sandboxes.started = systems.join
+    ask = "curl -s --retry 20 --retry-connrefused --retry-delay 0 http://api:8000/ | grep -c sources.list.d"
+    try:
+        await place.prepare(id, source, Sandbox(network="services"))
+        assert await systems.join(id)
+        assert (await place.run(id, ask))[1] == "1\n"
+        assert (await place.run(id, "ip route show default"))[1] == ""
+        await place.engine.kill(await place.container(id))
+        assert (await place.run(id, ask))[1] == "1\n"
+        await place.prepare(f"{id}-none", source)
+        assert not await systems.join(f"{id}-none")
+        await systems.down(id, volumes=True)
+        assert await place.engine.networks({labels.ENVIRONMENT: id}) == []
+        assert (await place.run(id, "echo alone"))[1] == "alone\n"
+    finally:
+        await place.engine.remove(service)
+        await systems.down(id, volumes=True)
+        await systems.close()
 
 
 async def test_closed(place: Place, source: Path, id: str) -> None:
