@@ -151,16 +151,13 @@ class Place:
     def __init__(self, host: Host, *parts: str) -> None:
         self._host = host
         self.parts = parts
+        self.name = parts[-1]
 
     def __truediv__(self, part: str) -> Place:
         return Place(self._host, *self.parts, part)
 
     def __str__(self) -> str:
         return "/".join(("", *self.parts))
-
-    @property
-    def name(self) -> str:
-        return self.parts[-1]
 
     def exists(self) -> bool:
         id = self.parts[0]
