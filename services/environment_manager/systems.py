@@ -170,7 +170,10 @@ class ComposedSystems:
             parts.append(await self._why(failed))
         facts: tuple[Event, ...] = ()
         if present:
-            detail += " What was started of it is left to be looked at: tail_logs, compose_exec, compose_down."
+            detail = (
+                detail.rstrip(".")
+                + ". What was started of it is left to be looked at: tail_logs, compose_exec, compose_down."
+            )
             facts = (
                 SystemFoundUnhealthy(
                     call_id=asked.command.call_id,

@@ -134,7 +134,7 @@ async def test_what_does_not_come_up_is_told_with_its_service_and_its_last_lines
         text, cause, said = FAILING[name]
         async with composing(tmp_path / name) as environment:
             environment.write("compose.yaml", text)
-            ended, answer = await environment.call("compose_up", timeout_seconds=4 if name == "late" else 60)
+            ended, answer = await environment.call("compose_up", timeout_seconds=15 if name == "late" else 60)
             assert isinstance(ended, ToolCallFailed), f"{name}: {answer}"
             assert answer.startswith(cause), f"{name}: {answer}"
             assert said in answer, f"{name}: {answer}"
@@ -224,7 +224,8 @@ async def test_sandbox_reaches_services_by_name(environment: Composing, engine: 
             "Cmd": ["sleep", "60"],
             "Labels": {labels.ENVIRONMENT: environment.id, labels.ROLE: labels.SANDBOX},
             "HostConfig": {"NetworkMode": "none", "Init": True},
-        }
+        },
+        name=labels.sandbox_name(environment.id),
     )
     try:
         await engine.start(sandbox)
