@@ -258,7 +258,15 @@ async def test_services_by_their_names(place: Place, source: Path, id: str) -> N
         await place.prepare(id, source, Sandbox(network="services"))
         assert await systems.join(id)
         assert (await place.run(id, ask))[1] == "1\n"
-        assert (await place.run(id, "ip route show default"))[1] == ""
+        outside = await asyncio.start_server(_serve, "0.0.0.0", 0)
+        port = outside.sockets[0].getsockname()[1]
+        found = "ip route show default | cut -d ' ' -f 3"
+        _, printed = await place.run(
+            id, f"curl -s -m 3 http://$({found}):{port}/; curl -s -m 3 http://1.1.1.1/; echo $?"
+        )
+        assert printed.splitlines()[-1] in ("7", "28")
+        assert "served" not in printed
+        outside.close()
         await place.engine.kill(await place.container(id))
         assert (await place.run(id, ask))[1] == "1\n"
         await place.prepare(f"{id}-none", source)

@@ -283,7 +283,14 @@ class DockerCompose:
         try:
             inner = await engine.request("GET", f"networks/{name}")
         except NotThere:
-            body = {"Name": name, "Internal": True, "CheckDuplicate": True, "Labels": self._of(environment_id)}
+            body = {
+                "Name": name,
+                "Internal": True,
+                "CheckDuplicate": True,
+                "Labels": self._of(environment_id),
+                # Without it the host itself is reached at the network's gateway.
+                "Options": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+            }
             inner = {"Id": (await engine.request("POST", "networks/create", body=body))["Id"], "Containers": {}}
         joined = inner.get("Containers") or {}
         for service in services:
