@@ -51,6 +51,8 @@ from services.chaos.watch import Watch
 logger = structlog.get_logger()
 
 CAPABILITIES_SECONDS = 10.0
+AWAY_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 600.0
 
 
 NOT_WAITED_FOR = AbortRequested(cause="asked", detail="the call that asked for it was ended")
@@ -224,24 +226,31 @@ class Keeper:
     async def _tell_capabilities(self) -> None:
         """In the log where they have changed: whoever asks what can be done here reads it there. Not at once: finding
         out takes a container, and many a process does not live that long. For ever."""
+        seconds = CAPABILITIES_SECONDS
         while True:
-            await self._plumbing.clock.sleep(CAPABILITIES_SECONDS)
+            await self._plumbing.clock.sleep(seconds)
             try:
-                await self._find_capabilities()
+                possible = await self._find_capabilities()
             except CairnError as error:
                 logger.warning("capabilities not told", error=str(error))
+                possible = False
+            # Where nothing is possible, the engine may not be there yet.
+            seconds = LOOK_AGAIN_SECONDS if possible else AWAY_SECONDS
 
-    async def _find_capabilities(self) -> None:
+    async def _find_capabilities(self) -> bool:
+        """Whether anything can be done here at all."""
         found = ChaosCapabilitiesFound(
             host=self._plumbing.host, faults=dict(await self._plumbing.faults.capabilities())
         )
+        possible = not all(found.faults.values())
         if found == self._told:
-            return
+            return possible
         id = host_entity(self._plumbing.host)
         cause = Cause(id=f"{id}-{uuid.uuid4().hex[:12]}", actor=ACTOR)
         await self._chaos.load(id)
         await self._chaos.decide(id, cause, lambda state: chaos_decider.find_capabilities(state, found))
         self._told = found
+        return possible
 
 
 def _halt(event: ChaosHalted) -> AbortRequested:

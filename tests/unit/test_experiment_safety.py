@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from events.chaos import HALT, HaltChaos, ResumeChaos
+from events.chaos import CHAOS, HALT, HaltChaos, ResumeChaos, host_entity
 from events.environment import ENVIRONMENT, EnvironmentRemoved, ToolCallInterrupted
 from events.experiment import ExperimentRefused, Verdict
 from events.faults import PauseService
@@ -233,6 +233,28 @@ def test_a_halt_while_the_service_is_down_is_found() -> None:
         await twin.start()
         state = await twin.ended(seconds=5)
         assert (state.status, twin.faults.records) == ("aborted", {})
+
+    virtually(story)
+
+
+def test_what_the_host_can_do_is_in_the_log() -> None:
+    """Some seconds after the start, and again only where it has changed."""
+
+    async def story(twin: ChaosTwin) -> None:
+        twin.faults.cannot["disk_fill"] = "no tmpfs"
+        await asyncio.sleep(15)
+        state = CHAOS.fold("host", await told(twin))
+        assert state.capabilities is not None
+        assert (state.capabilities.host, state.capabilities.faults["disk_fill"]) == ("here", "no tmpfs")
+        await asyncio.sleep(2000)
+        assert len(await told(twin)) == 1
+        twin.faults.cannot.clear()
+        await asyncio.sleep(700)
+        assert len(await told(twin)) == 2
+
+    async def told(twin: ChaosTwin) -> list[Event]:
+        records = await twin.memory.log.load(CHAOS.name, host_entity("here"))
+        return [event for record in records for event in record.envelope.events]
 
     virtually(story)
 
