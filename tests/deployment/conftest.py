@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from infra.embedded.ports import free_port
 from tests.deployment.deployment import Deployment, bridge_address
 from tests.engine import require
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
@@ -18,16 +19,17 @@ def engine_answers() -> None:
     asyncio.run(require())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def receiver() -> Iterator[OtlpReceiver]:
     """Where the services of the deployment send their traces."""
     with otlp_receiver(bridge_address()) as receiver:
         yield receiver
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def deployed(receiver: OtlpReceiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The whole of docker-compose.yml, running, for the tests of a module."""
+    """The whole of docker-compose.yml, running; NATS listens where workers of other networks reach it."""
     directory = tmp_path_factory.mktemp("deployed")
-    with Deployment(directory, CAIRN_OTLP_ENDPOINT=receiver.url) as deployment:
+    listen = f"{bridge_address()}:{free_port()}"
+    with Deployment(directory, CAIRN_OTLP_ENDPOINT=receiver.url, CAIRN_NATS_LISTEN=listen) as deployment:
         yield deployment

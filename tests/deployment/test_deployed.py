@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.deployment.deployment import CAIRN_SERVICES, SERVICES, Deployment, shell, submit
+from tests.deployment.deployment import CAIRN_SERVICES, SERVICES, Deployment, bridge_address, shell, submit
 from tests.otlp_receiver import OtlpReceiver
 from tests.system.examples import MEND, MENDED
 from tests.system.stack import wait_until
@@ -74,7 +74,8 @@ def test_containers_may_do_little(deployed: Deployment) -> None:
         assert host["Memory"] > 0
         assert host["NanoCpus"] > 0
         assert host["PidsLimit"] > 0
-        assert {port["HostIp"] for ports in (host["PortBindings"] or {}).values() for port in ports} <= {"127.0.0.1"}
+        addresses = {port["HostIp"] for ports in (host["PortBindings"] or {}).values() for port in ports}
+        assert addresses <= {bridge_address() if service == "nats" else "127.0.0.1"}
         assert not any("docker.sock" in bind["Source"] for bind in found["Mounts"])
         if service in CAIRN_SERVICES:
             assert config["User"] == "10001:10001"

@@ -12,7 +12,7 @@ from tests.deployment.deployment import ROOT, Deployment, shell, submit
 from tests.system.examples import MEND
 from tests.system.stack import Happened, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 EXPERIMENT = ROOT / "docs" / "experiments" / "own-medicine.yaml"
 FILES = "docker-compose.yml:deploy/worker/docker-compose.containers.yml"
@@ -51,11 +51,9 @@ def test_our_own_medicine(tmp_path: Path) -> None:
             deployment.feed.until("ToolCallStarted", task)
         with Gateway(deployment.url, deployment.key) as gateway:
             target = f"compose:{deployment.name}"
-            answer = gateway.post(
-                "/experiments", {"document": EXPERIMENT.read_text(), "target": target, "host": "local"}
-            )
-        experiment = answer["id"]
-        wait_until(lambda: bool(ends_of(deployment, experiment)), "the experiment ends", 240.0)
+            gateway.post("/experiments", {"document": EXPERIMENT.read_text(), "target": target, "host": "local"})
+        experiment = deployment.feed.until("ExperimentRequested").entity_id
+        wait_until(lambda: bool(ends_of(deployment, experiment)), "the experiment ends", 300.0)
         (ended,) = ends_of(deployment, experiment)
         assert ended.kind == "ExperimentCompleted", ended
         for task in tasks:
