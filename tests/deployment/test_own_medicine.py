@@ -9,6 +9,7 @@ import pytest
 
 from services.command_line.client import Gateway
 from tests.deployment.deployment import ROOT, Deployment, shell, submit
+from tests.engine import BASE_IMAGE
 from tests.system.examples import MEND
 from tests.system.stack import Happened, wait_until
 
@@ -39,7 +40,7 @@ def test_our_own_medicine(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path, **variables)
     deployment.write_settings(
         worker={"grace_seconds": 2.0, "lease_seconds": 5.0, "isolation": "worktree"},
-        chaos={"projects": [deployment.name]},
+        chaos={"projects": [deployment.name], "base_image": BASE_IMAGE},
     )
     with deployment:
         deployment.agent(
