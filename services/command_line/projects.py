@@ -49,6 +49,10 @@ def add(
     cpus: Annotated[float, typer.Option(min=0, help="Cores of a container; else the worker's limit.")] = 0.0,
     memory_mb: Annotated[int, typer.Option(min=0, help="MiB of a container; else the worker's limit.")] = 0,
     pids: Annotated[int, typer.Option(min=0, help="Processes of a container; else the worker's limit.")] = 0,
+    compose_allow: Annotated[
+        list[str] | None,
+        typer.Option(help="What its Compose files may ask for all the same, such as privileged; repeatable."),
+    ] = None,
     pipeline: Annotated[Path | None, typer.Option(help="Stages, as a .json or .toml file; else the built-in.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,6 +67,7 @@ def add(
         "roles": pairs(role or [], "--role", "ROLE=AGENT"),
         "secrets": pairs(secret or [], "--secret", "NAME=env:VARIABLE"),
         "on_divergence": on_divergence,
+        "compose_allow": compose_allow or [],
         "isolation": isolation,
         "sandbox": {
             "image": image,

@@ -57,6 +57,7 @@ class EnvironmentManager:
         sandboxes: Sandboxes | None = None,
     ) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
+        self._systems = systems
         composed = (
             ComposedSystems(systems, jetstream.log, tenant=settings.tenant, host=settings.host)
             if systems is not None
@@ -164,8 +165,9 @@ class EnvironmentManager:
             await taking.stop(STOP_SECONDS)
         await self._following.close()
         await self._executor.stop()
-        if self._sandboxes is not None:
-            await self._sandboxes.close()
+        for closing in (self._sandboxes, self._systems):
+            if closing is not None:
+                await closing.close()
 
 
 async def start(runtime: Runtime) -> EnvironmentManager:

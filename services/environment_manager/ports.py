@@ -265,7 +265,9 @@ class Systems(Protocol):
         """Let the sandbox of the environment reach the services by their names. False where it has none."""
 
     async def leftover(self) -> set[str]:
-        """The environments of this installation that the engine holds anything of."""
+        """The environments of this installation that the engine holds anything of; none where there is no engine."""
+
+    async def close(self) -> None: ...
 
     def free_port(self) -> int:
         """A port of 127.0.0.1 that nobody has at this moment."""

@@ -62,6 +62,7 @@ async def create_environment(request: Request, body: CreateEnvironment, key: Key
         base_branch=body.base_branch or settings.repository.base_branch,
         secrets=settings.secrets,
         isolation=settings.isolation,
+        sandbox=settings.sandbox,
         project=body.project,
     )
     wish = Wish(subjects.ENVIRONMENT_MANAGER, ENVIRONMENT.name, id, prepare)

@@ -26,6 +26,7 @@ import msgspec
 from events.errors import Permanent, Transient
 from events.systems import PublishedPort, ServiceState
 from infra.docker import labels
+from infra.docker.address import may_answer
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.compose.health import Seen
 from services.environment_manager.ports import Ran
@@ -317,7 +318,9 @@ class DockerCompose:
             await engine.request("DELETE", f"networks/{inner['Id']}")
 
     async def leftover(self) -> set[str]:
-        """The environments of this installation that the engine holds anything of."""
+        """The environments of this installation that the engine holds anything of; none where there is no engine."""
+        if not (self._url or may_answer()):
+            return set()
         engine = self._open()
         ours = self.labels()
         found = [*await engine.containers(ours), *await engine.networks(ours)]
