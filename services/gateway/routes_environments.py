@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
 from starlette.responses import Response
 
 from events import names, subjects, tools
@@ -23,13 +22,13 @@ from events.errors import Transient
 from events.project import PROJECT, ProjectSettings
 from events.requests import RemoveEnvironment, RequestCall
 from infra.ports import read_content, store_content
+from services.gateway import schemas
 from services.gateway.answers import Json, Problem
 from services.gateway.commands import Wish
 from services.gateway.openapi import ACCEPTED, CREATED, ONE, TracedRoute
 from services.gateway.parts import parts
 from services.gateway.routes_commands import API, Key, do
 from services.gateway.routes_queries import WaitFor, models_at
-from services.gateway.schemas import Body, Reason, Text, Word
 from services.gateway.views import checked_id, content_of, not_found
 
 ENDED = ("completed", "failed", "interrupted")
@@ -40,18 +39,8 @@ router = APIRouter(prefix=API, route_class=TracedRoute, tags=["environments"])
 Wait = Annotated[float, Query(ge=0, le=50, description="How long to wait for the end of the call, in seconds.")]
 
 
-class CreateEnvironment(Body):
-    project: Word
-    base_branch: Text = Field("", description="The project's where it is empty.")
-
-
-class Call(Body):
-    tool: Word = Field(description="Any tool that agents have: compose_up, compose_status, shell …")
-    arguments: dict[str, Any] = {}
-
-
 @router.post("/environments", status_code=201, responses=CREATED)
-async def create_environment(request: Request, body: CreateEnvironment, key: Key = None) -> Response:
+async def create_environment(request: Request, body: schemas.CreateEnvironment, key: Key = None) -> Response:
     """An environment without a task: it is there until it is removed."""
     settings = await _project(request, checked_id(body.project, "project"))
     mark = uuid.uuid4().hex if key is None else hashlib.sha256(f"{request.state.actor}\n{key}".encode()).hexdigest()
@@ -70,7 +59,7 @@ async def create_environment(request: Request, body: CreateEnvironment, key: Key
 
 
 @router.post("/environments/{id}/remove", responses=ACCEPTED)
-async def remove_environment(request: Request, id: str, body: Reason, key: Key = None) -> Response:
+async def remove_environment(request: Request, id: str, body: schemas.Reason, key: Key = None) -> Response:
     """Everything in it ends and goes, its composed system too; its checkpoints stay."""
     wish = Wish(
         subjects.ENVIRONMENT_MANAGER,
@@ -82,7 +71,9 @@ async def remove_environment(request: Request, id: str, body: Reason, key: Key =
 
 
 @router.post("/environments/{id}/calls", responses=ONE)
-async def call(request: Request, id: str, body: Call, key: Key = None, wait_seconds: Wait = 25.0) -> Response:
+async def call(
+    request: Request, id: str, body: schemas.EnvironmentCall, key: Key = None, wait_seconds: Wait = 25.0
+) -> Response:
     """Execute a tool in the environment. Answers with its end, or 202 and where that will show."""
     checked_id(id, "environment")
     text = msgspec.json.encode(body.arguments).decode()

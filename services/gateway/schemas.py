@@ -276,3 +276,15 @@ class RunExperiment(Body):
             reason=self.reason,
             dry_run=self.dry_run,
         )
+
+
+class CreateEnvironment(Body):
+    model_config = _example(project="shop", base_branch="main")
+    project: Word
+    base_branch: Text = Field("", description="The project's where it is empty.")
+
+
+class EnvironmentCall(Body):
+    model_config = _example(tool="compose_exec", arguments={"service": "api", "command": "ls"})
+    tool: Word = Field(description="Any tool that agents have: compose_up, compose_status, shell …")
+    arguments: dict[str, Any] = {}
