@@ -7,7 +7,9 @@ looked at again right before anything is done to them: one that is not of the fa
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -71,7 +73,7 @@ class DockerFaults:
         self._home = home
         self._injecting = asyncio.Lock()
         self._cannot: dict[str, str] = {}
-        self._looked = 0.0
+        self._look_at = 0.0
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine) -> DockerFaults:
@@ -94,29 +96,31 @@ class DockerFaults:
         return {kind: found.get(kind, "") for kind in KINDS}
 
     async def _parts(self) -> dict[str, str]:
-        """Why not, of kinds and of parts of kinds; looked up again after a while as long as anything is missing."""
-        if self._looked and (not self._cannot or time.monotonic() - self._looked < LOOK_AGAIN_SECONDS):
-            return self._cannot
-        self._cannot = await self._probed()
-        self._looked = time.monotonic()
+        """Why not, of kinds and of parts of kinds. What the kernel lacks stays so; what kept us from asking it is tried
+        again after a while."""
+        if not self._look_at or time.monotonic() >= self._look_at:
+            self._cannot, final = await self._probed()
+            self._look_at = math.inf if final else time.monotonic() + LOOK_AGAIN_SECONDS
         return self._cannot
 
-    async def _probed(self) -> dict[str, str]:
+    async def _probed(self) -> tuple[dict[str, str], bool]:
+        """What cannot be, and whether that was really found out."""
         try:
             host = await self._engine.info()
             await image.ensure(self._engine, self._ground.image, self._base_image)
         except (Transient, Permanent) as error:
-            return dict.fromkeys(KINDS, str(error))
+            return dict.fromkeys(KINDS, str(error)), False
         found = _of_host(host)
         try:
-            name = f"cairn-fault-probe-{self._ground.host}-{id(self):x}"
+            # One name for every try, so that a probe that was killed in the middle is cleared away by the next.
+            name = f"cairn-fault-probe-{hashlib.sha256(self._ground.owner.encode()).hexdigest()[:16]}"
             code, said = await run_once(self._ground, name, ["probe"], confined("NET_ADMIN"))
             kernel = json.loads(said) if not code else dict.fromkeys(_network_kinds(), f"the probe failed: {said}")
             found |= kernel
         except (Transient, Permanent, ValueError) as error:
-            found |= dict.fromkeys(_network_kinds(), f"the probe did not run: {error}")
+            return found | dict.fromkeys(_network_kinds(), f"the probe did not run: {error}"), False
         log.info("what this host cannot do", faults=found)
-        return found
+        return found, True
 
     # ---- whom
 
@@ -151,7 +155,9 @@ class DockerFaults:
                 await self._check_states(fault, affected.target, sides)
             try:
                 await self._hold(fault_id, fault, affected.target, sides, until, experiment_id)
-            except (Transient, Permanent):
+            except (Transient, Permanent) as error:
+                if isinstance(error, NotThere):
+                    self._look_at = 0.0  # The image may have been removed: it is looked for again.
                 # On all of them or on none: what is stuck is undone by whoever reconciles.
                 await self.undo(fault_id)
                 raise

@@ -85,12 +85,12 @@ def confined(*capabilities: str) -> Json:
     }
 
 
-async def create_once(engine: Engine, configuration: Json, name: str) -> str:
-    """The id of the container of that name, which is made where it is not there."""
+async def create_once(engine: Engine, configuration: Json, name: str) -> tuple[str, bool]:
+    """The id of the container of that name, and whether it was made now."""
     try:
-        return await engine.create(configuration, name=name)
+        return await engine.create(configuration, name=name), True
     except Conflicts:
-        return str((await engine.inspect(name))["Id"])
+        return str((await engine.inspect(name))["Id"]), False
 
 
 async def run_once(

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from events import faults
+from events.errors import Transient
 from infra.docker import labels
 from infra.docker.engine import Conflicts, Json, NotThere
 from services.chaos.adapters import records
@@ -33,6 +36,7 @@ from services.chaos.holder.order import written
 from services.chaos.reconcile import IN_NETWORK
 
 READY_SECONDS = 15.0
+ASK_AGAIN_SECONDS = 1.0
 RESTARTS = 3
 # Where a container has no limit of its own, stress is bounded by this share of the host's memory.
 SHARE_OF_HOST = 4
@@ -53,10 +57,10 @@ class Held(Method):
             "Labels": placed.labels(ground),
             "HostConfig": {**place, "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": RESTARTS}},
         }
-        holder = await create_once(engine, configuration, placed.name)
+        holder, fresh = await create_once(engine, configuration, placed.name)
         try:
             await engine.start(holder)
-            said = await _first_words(ground, holder)
+            said = await _first_words(ground, holder, fresh=fresh)
         except TimeoutError as error:
             message = f"the holder of {fault.kind} on {placed.side.container.shown} did not get ready"
             raise flinched(message) from error
@@ -70,9 +74,7 @@ class Held(Method):
     async def undo(self, ground: Ground, record: Json, hit: Json | None) -> str:
         engine, holder = ground.engine, record["Id"]
         if record["State"]["Running"]:
-            with contextlib.suppress(Conflicts):
-                await engine.kill(holder, signal="SIGTERM")
-            await engine.wait(holder, seconds=ENDS_SECONDS)
+            await _ended(ground, holder)
             record = await engine.inspect(holder)
         clean = record["State"]["Status"] == "created" or record["State"]["ExitCode"] == 0
         left = "" if clean else await self._swept(ground, record, hit)
@@ -149,18 +151,37 @@ async def _volume(ground: Ground, placed: Placed, path: str) -> str:
     return str(mounted[path]["Name"])
 
 
-async def _first_words(ground: Ground, holder: str) -> str:
-    """What the holder says first. Raises ``TimeoutError``."""
-    async with asyncio.timeout(READY_SECONDS), contextlib.aclosing(_lines(ground, holder)) as lines:
+async def _ended(ground: Ground, holder: str) -> None:
+    """Ask a holder to undo and end; one that does not in time is killed. It is asked again and again: a program that has
+    only just started as the first of its container does not hear the signal."""
+    engine = ground.engine
+    deadline = time.monotonic() + ENDS_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Conflicts):
+            await engine.kill(holder, signal="SIGTERM")
+        with contextlib.suppress(Transient):
+            await engine.wait(holder, seconds=ASK_AGAIN_SECONDS)
+            return
+    with contextlib.suppress(Conflicts):
+        await engine.kill(holder)
+
+
+async def _first_words(ground: Ground, holder: str, *, fresh: bool) -> str:
+    """What the holder says first after its last start. Raises ``TimeoutError``."""
+    since = 0.0
+    if not fresh:
+        started_at = (await ground.engine.inspect(holder))["State"]["StartedAt"]
+        since = datetime.fromisoformat(started_at[:26].rstrip("Z") + "+00:00").timestamp()
+    async with asyncio.timeout(READY_SECONDS), contextlib.aclosing(_lines(ground, holder, since)) as lines:
         async for line in lines:
             return line
     record = await inspect(ground.engine, holder)
     return f"it ended at once ({record['State']['ExitCode']})" if record else "it is gone"
 
 
-async def _lines(ground: Ground, holder: str) -> AsyncGenerator[str, None]:
+async def _lines(ground: Ground, holder: str, since: float) -> AsyncGenerator[str, None]:
     """What a container prints, as it comes: the engine's frames of a stream, each with eight bytes before it."""
-    params = {"stdout": True, "stderr": True, "follow": True}
+    params = {"stdout": True, "stderr": True, "follow": True, "since": f"{since:.6f}"}
     rest, text = b"", b""
     async for piece in ground.engine.stream("GET", f"containers/{holder}/logs", params=params):
         rest += piece

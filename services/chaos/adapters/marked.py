@@ -20,7 +20,7 @@ class Marked(Method):
             "Labels": placed.labels(ground, before),
             "HostConfig": confined(),
         }
-        mark = await create_once(ground.engine, configuration, placed.name)
+        mark, _ = await create_once(ground.engine, configuration, placed.name)
         kept = records.before((await ground.engine.inspect(mark))["Config"]["Labels"])
         await self.begin(ground, placed, kept)
 

@@ -1,4 +1,4 @@
-"""Holds a fault until its end: see the package. Exit codes: 0 undone and verified, 3 refused, 4 something is left."""
+"""Holds a fault until its end: see the package. Exit codes: 0 nothing is left, 3 never begun, 4 something is left."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def hold(order: Order, held: Held) -> int:
     if time.time() < order.until:
         try:
             held.apply()
-        except Refused:
-            held.clear()
-            raise
+        except Refused as error:
+            # No failure: the engine would start the holder again, to no avail.
+            say(f"refused {error}")
+            return undo(held)
         say("ready")
         wait(order)
     return undo(held)
