@@ -93,7 +93,7 @@ class Handlers:
             logger.info("experiment", experiment=id, status=state.status)
         else:
             decision = Decision(state, revision, ())
-        self._runner.begin(state)
+        self._runner.begin(state, Cause.of(envelope))
         if isinstance(state.verdict, ExperimentRefused) and state.validated is None:
             return _refused(id, decision, state.verdict)
         return _accepted(EXPERIMENT.name, id, decision)
@@ -197,7 +197,7 @@ class Handlers:
             id, Cause.of(envelope), lambda state: decider.abort(state, command, by=envelope.actor)
         )
         self._runner.wake(id, decision.state)
-        self._runner.begin(decision.state)
+        self._runner.begin(decision.state, Cause.of(envelope))
         return _accepted(EXPERIMENT.name, id, decision)
 
 

@@ -175,7 +175,7 @@ class Keeper:
             why = await self._why_not_wanted(decision.state)
             if why is not None:
                 await self._call_off([id], why)
-            self._runner.begin((await self._plumbing.experiments.load(id))[0])
+            self._runner.begin((await self._plumbing.experiments.load(id))[0], cause)
             logger.warning("experiment resumed", experiment=id, status=decision.state.status)
 
     async def _why_not_wanted(self, state: Experiment) -> AbortRequested | None:

@@ -78,9 +78,10 @@ def document_of(state: Experiment) -> Document:
 class Job:
     """One experiment under way. ``state`` is the last that is known, also where the log is away."""
 
-    def __init__(self, plumbing: Plumbing, state: Experiment, document: Document) -> None:
+    def __init__(self, plumbing: Plumbing, state: Experiment, document: Document, cause: Cause) -> None:
         assert state.requested is not None
         self.state = state
+        self.cause = cause
         self.document = document
         self.target = state.requested.target
         self.changed = asyncio.Event()
@@ -113,10 +114,10 @@ class Runner:
         self._jobs: dict[str, Job] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def begin(self, state: Experiment) -> None:
-        """Go on with an experiment; nothing where that is under way, or where it is over."""
+    def begin(self, state: Experiment, cause: Cause) -> None:
+        """Go on with an experiment; nothing where that is under way, or over. ``cause`` is what led to it."""
         if state.active and state.requested is not None and state.id not in self._tasks:
-            job = Job(self._plumbing, state, document_of(state))
+            job = Job(self._plumbing, state, document_of(state), cause)
             self._jobs[state.id] = job
             task = asyncio.create_task(self._see_through(job))
             self._tasks[state.id] = task
@@ -226,8 +227,7 @@ class Runner:
     async def _append(self, job: Job, what: str, decide: Callable[[Experiment], Sequence[Event]]) -> None:
         """Raises ``Transient`` where the log is away: then nothing may be counted on, and nothing new begins."""
         id = job.state.id
-        requested = job.state.requested
-        cause = Cause(id=f"{id}-{what}", actor=ACTOR, correlation=requested.call_id if requested is not None else "")
+        cause = _as(job.cause, f"{id}-{what}")
         decision = await self._plumbing.experiments.decide(id, cause, decide)
         job.state = decision.state
 
@@ -400,7 +400,8 @@ class Runner:
     async def record_undone(self, id: str, undone: Undone, reason: str) -> None:
         """That a fault is gone, or stuck. Raises ``Transient``."""
         fault_id = undone.fault_id
-        cause = Cause(id=f"{fault_id}-undone-{uuid.uuid4().hex[:8]}", actor=ACTOR)
+        job = self._jobs.get(id)
+        cause = _as(job.cause if job is not None else Cause(id=id), f"{fault_id}-undone-{uuid.uuid4().hex[:8]}")
         now = self._plumbing.clock.now()
         if undone.stuck:
             stuck = FaultStuck(fault_id=fault_id, at=now, left=undone.stuck)
@@ -412,8 +413,8 @@ class Runner:
             decision = await self._plumbing.experiments.decide(
                 id, cause, lambda state: decider.record_undone(state, ended)
             )
-        if id in self._jobs:
-            self._jobs[id].state = decision.state
+        if job is not None:
+            job.state = decision.state
 
     async def _undo_all(self, job: Job) -> None:
         """Before anything else is said: the system suffers now."""
@@ -448,3 +449,8 @@ class Runner:
         await self._record_samples(job, self._plumbing.clock.now())
         document = job.document
         await self._append(job, "verdict", lambda state: decider.conclude(state, document))
+
+
+def _as(cause: Cause, id: str) -> Cause:
+    """A decision of ours, with what led to it."""
+    return msgspec.structs.replace(cause, id=id, actor=ACTOR, causation=cause.causation or cause.id)

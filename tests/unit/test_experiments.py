@@ -45,6 +45,19 @@ def test_a_system_that_holds_completes() -> None:
     virtually(story)
 
 
+def test_every_decision_says_what_led_to_it() -> None:
+    """From the request to the verdict: one correlation."""
+
+    async def story(twin: ChaosTwin) -> None:
+        await twin.run(document(fault(seconds=1)))
+        await twin.ended()
+        records = await twin.memory.log.load("experiment", "x1")
+        assert {record.envelope.correlation for record in records} == {"command-1"}
+        assert {record.envelope.actor for record in records[1:]} == {"chaos"}
+
+    virtually(story)
+
+
 def test_recovery_is_measured() -> None:
     """From the end of the last fault until the hypothesis holds again."""
 
