@@ -21,7 +21,7 @@ async def test_a_connection_stalls_and_goes_on(ground: Ground) -> None:
         there, back, beside, lost, name = await asyncio.gather(
             ground.run("api", CONNECT, "database", 0.5),
             ground.run("database", CONNECT, "api", 0.5),
-            ground.run("api", CONNECT, "cache", 5),
+            ground.run("api", CONNECT, "cache", 20),
             ground.run("database", DATAGRAMS, "api", 10),
             ground.shell("api", "getent hosts database"),
         )
@@ -32,7 +32,7 @@ async def test_a_connection_stalls_and_goes_on(ground: Ground) -> None:
     assert talked["error"] == ""
     assert talked["gap"] > 0.5
     assert talked["count"] > 5
-    assert (await ground.run("database", CONNECT, "api", 2))["how"] == "connected"
+    assert (await ground.run("database", CONNECT, "api", 20))["how"] == "connected"
 
 
 async def test_reset(ground: Ground) -> None:
@@ -46,7 +46,7 @@ async def test_reset(ground: Ground) -> None:
         assert refused["how"] == "ConnectionRefusedError"
         assert refused["seconds"] < 2
     await ground.undo()
-    assert (await ground.run("api", CONNECT, "database", 5))["how"] == "connected"
+    assert (await ground.run("api", CONNECT, "database", 20))["how"] == "connected"
 
 
 async def test_cut_from_everybody(ground: Ground) -> None:
@@ -61,12 +61,12 @@ async def test_cut_from_everybody(ground: Ground) -> None:
     out, back, own, beside = await asyncio.gather(
         ground.run("api", CONNECT, "cache", 0.5),
         ground.run("cache", CONNECT, "api", 0.5),
-        ground.run("api", CONNECT, "127.0.0.1", 5),
-        ground.run("cache", CONNECT, "database", 5),
+        ground.run("api", CONNECT, "127.0.0.1", 20),
+        ground.run("cache", CONNECT, "database", 20),
     )
     assert [each["how"] for each in (out, back, own, beside)] == ["TimeoutError", "TimeoutError", *["connected"] * 2]
     await ground.undo()
-    assert (await ground.run("cache", CONNECT, "api", 5))["how"] == "connected"
+    assert (await ground.run("cache", CONNECT, "api", 20))["how"] == "connected"
 
 
 async def test_reset_from_everybody(ground: Ground) -> None:

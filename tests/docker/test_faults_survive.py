@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -65,6 +66,10 @@ def started(argv: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]
     return subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE)
 
 
+def _read_until(stream: IO[bytes], line: bytes) -> None:
+    assert line in iter(stream.readline, b"")
+
+
 async def gone(ground: Ground, *, seconds: float = 20.0) -> None:
     """Wait until no record is left."""
     async with asyncio.timeout(seconds):
@@ -91,10 +96,10 @@ async def test_its_end_comes_when_it_is_due(ground: Ground) -> None:
         link = DropNetwork(service="api", peer="database", duration_seconds=3)
         await ground.inject(link, f"{ground.environment}-f2")
         await ground.until("cache", lambda state: not state["Paused"])
-        assert 0 <= time.time() - pause.until < 3
+        assert 0 <= time.time() - pause.until < 15
         await gone(ground)
     assert [each.stuck for each in undone] == [()] * len(undone)
-    assert (await ground.run("api", CONNECT, "database", 5))["how"] == "connected"
+    assert (await ground.run("api", CONNECT, "database", 20))["how"] == "connected"
 
 
 async def test_the_service_is_killed(ground: Ground, tmp_path: Path) -> None:
@@ -113,12 +118,11 @@ async def test_the_service_is_killed(ground: Ground, tmp_path: Path) -> None:
     owner = f"test test {tmp_path}"
     ground.owns(owner)
     argv = [sys.executable, "-c", INJECTS.replace("owner=environment", f"owner={owner!r}")]
-    injecting = started([*argv, ground.environment, IMAGE, BASE_IMAGE, fault, "6"], environ)
+    injecting = started([*argv, ground.environment, IMAGE, BASE_IMAGE, fault, "8"], environ)
     assert injecting.stdout is not None
-    said = await asyncio.to_thread(injecting.stdout.readline)
+    await asyncio.to_thread(_read_until, injecting.stdout, b"injected\n")
     injecting.kill()
     await asyncio.to_thread(injecting.communicate)
-    assert said == b"injected\n"
     assert (await ground.state("api"))["Paused"]
     for last in (False, True):
         reaper = started([sys.executable, "-m", "services.chaos.reaper"], environ)
@@ -140,15 +144,15 @@ async def test_the_holder_is_killed_and_nobody_watches(ground: Ground) -> None:
     """With its holder killed, and nobody there to do anything, the kernel ends a partition and a latency by itself, and
     whoever comes later clears away what they left."""
     await ground.up("api", "database", "cache")
-    await ground.inject(DropNetwork(service="api", peer="database", duration_seconds=4), f"{ground.environment}-f1")
-    slow = AddLatency(service="cache", delay_milliseconds=200, duration_seconds=4)
+    await ground.inject(DropNetwork(service="api", peer="database", duration_seconds=7), f"{ground.environment}-f1")
+    slow = AddLatency(service="cache", delay_milliseconds=400, duration_seconds=7)
     await ground.inject(slow, f"{ground.environment}-f2")
     for holder in await ground.holders(running=True):
         await ground.engine.kill(holder["Id"])
     # A queue that nobody serves lets everything through at once.
-    assert await ground.round_trip("cache", "api") < 100
+    assert await ground.round_trip("cache", "api", 9) < 300
     assert (await ground.run("api", CONNECT, "database", 0.3))["how"] == "TimeoutError"
-    assert (await ground.run("api", CONNECT, "database", 15))["how"] == "connected"
+    assert (await ground.run("api", CONNECT, "database", 30))["how"] == "connected"
     assert await ground.rules("api") != ""
     for number in (1, 2):
         await ground.undo(f"{ground.environment}-f{number}")
@@ -180,7 +184,7 @@ async def test_the_holder_is_killed_and_the_fault_undone(ground: Ground) -> None
     assert "tbf cafe:" in await ground.rules("api")
     await ground.undo("bandwidth")
     await ground.undo("partition")
-    assert (await ground.run("api", CONNECT, "database", 5))["how"] == "connected"
+    assert (await ground.run("api", CONNECT, "database", 20))["how"] == "connected"
 
 
 async def test_the_target_starts_anew(ground: Ground) -> None:
@@ -203,7 +207,7 @@ async def test_the_target_starts_anew(ground: Ground) -> None:
     assert (await ground.run("api", CONNECT, new[0], 0.4))["how"] == "TimeoutError"
     assert (await ground.run("database", CONNECT, "api", 0.4))["how"] == "TimeoutError"
     await ground.undo()
-    assert (await ground.run("api", CONNECT, "database", 5))["how"] == "connected"
+    assert (await ground.run("api", CONNECT, "database", 20))["how"] == "connected"
 
 
 def _held_against(active: tuple[FaultRecord, ...], hit: str, peers: tuple[str, ...]) -> bool:

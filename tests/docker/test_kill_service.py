@@ -28,4 +28,4 @@ async def test_down_until_it_is_undone(ground: Ground) -> None:
     await ground.undo()
     assert (await ground.state("database"))["Running"]
     await ground.answers("database")
-    assert (await ground.run("api", CONNECT, "database", 2))["how"] == "connected"
+    assert (await ground.run("api", CONNECT, "database", 20))["how"] == "connected"

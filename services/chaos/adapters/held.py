@@ -152,8 +152,8 @@ async def _volume(ground: Ground, placed: Placed, path: str) -> str:
 
 
 async def _ended(ground: Ground, holder: str) -> None:
-    """Ask a holder to undo and end; one that does not in time is killed. It is asked again and again: a program that has
-    only just started as the first of its container does not hear the signal."""
+    """Ask a holder to undo and end; one that does not in time is killed. It is asked again and again: a program that
+    has only just started as the first of its container does not hear the signal."""
     engine = ground.engine
     deadline = time.monotonic() + ENDS_SECONDS
     while time.monotonic() < deadline:
