@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from infra.docker import labels
 from services.command_line.client import Gateway
 from tests.deployment.deployment import ROOT, Deployment, shell, submit
 from tests.engine import BASE_IMAGE
@@ -20,6 +24,18 @@ FILES = "docker-compose.yml:deploy/worker/docker-compose.containers.yml"
 STEPS = 40
 USER = 10001
 ENDS = ("ExperimentCompleted", "ExperimentDeviated", "ExperimentAborted", "ExperimentRefused")
+
+
+@contextmanager
+def removed_with(home: Path) -> Iterator[None]:
+    """At the end, no container is left of the worker whose home this is: a killed one cannot take its own with it."""
+    try:
+        yield
+    finally:
+        listed = ["docker", "ps", "-a", "-q", "--filter", f"label={labels.HOME}={home}"]
+        left = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+        if left:
+            subprocess.run(["docker", "rm", "-f", "-v", *left], capture_output=True, check=True)
 
 
 def ends_of(deployment: Deployment, experiment: str) -> list[Happened]:
@@ -39,16 +55,17 @@ def test_our_own_medicine(tmp_path: Path) -> None:
     }
     deployment = Deployment(tmp_path, **variables)
     deployment.write_settings(
-        worker={"grace_seconds": 2.0, "lease_seconds": 5.0, "isolation": "worktree"},
+        worker={"grace_seconds": 2.0, "lease_seconds": 5.0, "image": BASE_IMAGE},
         chaos={"projects": [deployment.name], "base_image": BASE_IMAGE},
     )
-    with deployment:
+    with removed_with(home), deployment:
         deployment.agent(
             "patient", [*(shell(f"sleep 2; echo {n} >>steps.txt") for n in range(STEPS)), shell(MEND), submit()]
         )
         deployment.project("mill")
         tasks = [deployment.submit("mill", f"Mend it patiently {number}", "patient") for number in range(2)]
         for task in tasks:
+            assert deployment.feed.until("EnvironmentPrepared", task).event["isolation"] == "container"
             deployment.feed.until("ToolCallStarted", task)
         with Gateway(deployment.url, deployment.key) as gateway:
             target = f"compose:{deployment.name}"
