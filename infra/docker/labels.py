@@ -42,9 +42,9 @@ def sandbox_name(environment_id: str) -> str:
     return f"{compose_project(environment_id)}-sandbox"
 
 
-def compose_project(environment_id: str, home: str = "") -> str:
-    """The name of the Compose project of an environment of the installation at ``home``: lower case, as Compose asks,
-    and different for each."""
-    digest = hashlib.sha256(f"{environment_id} {home}".strip().encode()).hexdigest()[:10]
+def compose_project(environment_id: str, installation: str = "") -> str:
+    """The name of the Compose project of an environment of an installation: lower case, as Compose asks, and different
+    for each."""
+    digest = hashlib.sha256(f"{environment_id} {installation}".strip().encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", environment_id.lower()).strip("-")[:40].rstrip("-")
     return f"cairn-{readable}-{digest}" if readable else f"cairn-{digest}"

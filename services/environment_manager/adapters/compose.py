@@ -71,10 +71,12 @@ TIMED_OUT_CODE = 124
 
 
 class DockerCompose:
-    """``home`` names this installation in the engine: systems of others, even of the same host, are not touched."""
+    """``home`` and ``marks``, labels with their values, name this installation in the engine: systems of others, even
+    of the same host, are not touched."""
 
-    def __init__(self, home: Path, url: str = "") -> None:
+    def __init__(self, home: Path, *, marks: Mapping[str, str] | None = None, url: str = "") -> None:
         self._home = home
+        self._marks = {**OURS, labels.HOME: str(home), **(marks or {})}
         self._url = url
         self._engine: Engine | None = None
         self._locks = Locks()
@@ -85,7 +87,7 @@ class DockerCompose:
             await self._engine.close()
 
     def project(self, environment_id: str) -> str:
-        return labels.compose_project(environment_id, str(self._home))
+        return labels.compose_project(environment_id, " ".join(self._marks.values()))
 
     def _of(self, environment_id: str) -> dict[str, str]:
         return {
@@ -96,7 +98,7 @@ class DockerCompose:
 
     def labels(self) -> dict[str, str]:
         """Those that everything of every system here carries."""
-        return {**OURS, labels.HOME: str(self._home)}
+        return self._marks
 
     # ---- the command line
 
