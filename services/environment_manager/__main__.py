@@ -173,17 +173,18 @@ class EnvironmentManager:
 async def start(runtime: Runtime) -> EnvironmentManager:
     settings = runtime.settings
     workspaces = GitWorkspaces(settings.home_path)
+    marks = {labels.TENANT: settings.tenant, labels.HOST: settings.host}
     sandboxes = ContainerSandboxes(
         settings.home_path,
         settings.worker,
         directory=workspaces.directory,
         mirror=workspaces.mirror,
-        marks={labels.TENANT: settings.tenant, labels.HOST: settings.host},
+        marks=marks,
     )
     workspaces.restored = sandboxes.give_workspace
     await sandboxes.begin()
     processes = ShimProcesses(workspaces.directory, containers=sandboxes)
-    systems = DockerCompose(settings.home_path)
+    systems = DockerCompose(settings.home_path, marks=marks)
     sandboxes.started = systems.join
     preflight = Preflight(
         ConfiguredAgents().known,
