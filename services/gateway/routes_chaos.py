@@ -19,8 +19,9 @@ from services.gateway.answers import Json, Problem
 from services.gateway.commands import Wish
 from services.gateway.openapi import ACCEPTED, CREATED, ONE, PAGE, TracedRoute
 from services.gateway.parts import parts
+from services.gateway.reading import Asked, token
 from services.gateway.routes_commands import API, Key, do
-from services.gateway.routes_queries import After, Filter, Limit, WaitFor, models_at, one, page, token
+from services.gateway.routes_queries import After, Filter, Limit
 from services.gateway.views import checked_id, not_found
 
 router = APIRouter(prefix=API, route_class=TracedRoute, tags=["chaos"])
@@ -58,23 +59,22 @@ async def run_experiment(request: Request, body: schemas.RunExperiment, key: Key
 
 @router.get("/experiments", responses=PAGE)
 async def experiments(
-    request: Request,
+    reading: Asked,
     target: Filter = None,
     status: ExperimentStatuses = None,
     limit: Limit = 100,
     after: After = None,
-    wait_for: WaitFor = 0,
 ) -> Response:
     """Newest first."""
-    models, at = await models_at(request, wait_for)
-    rows = await models.experiments(target=target, statuses=status, after=token(after, "experiment"), limit=limit)
-    return page(rows, limit, at)
+    rows = await reading.models.experiments(
+        target=target, statuses=status, after=token(after, "experiment"), limit=limit
+    )
+    return reading.page(rows, limit)
 
 
 @router.get("/experiments/{id}", responses=ONE)
-async def experiment(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
-    models, at = await models_at(request, wait_for)
-    return one(await models.experiment(checked_id(id, "experiment")), "experiment", id, at)
+async def experiment(reading: Asked, id: str) -> Response:
+    return reading.one(await reading.models.experiment(checked_id(id, "experiment")), "experiment", id)
 
 
 @router.get("/experiments/{id}/journal", responses=ONE)
@@ -109,10 +109,9 @@ async def resume_chaos(request: Request, body: schemas.Reason, key: Key = None) 
 
 
 @router.get("/chaos", responses=ONE)
-async def chaos(request: Request, wait_for: WaitFor = 0) -> Response:
+async def chaos(reading: Asked) -> Response:
     """Whether chaos is halted, and for every host each kind of fault with why it cannot be done there, if so."""
-    models, at = await models_at(request, wait_for)
-    rows = await models.chaos()
+    rows = await reading.models.chaos()
     halt: dict[str, Any] = next((row for row in rows if row["id"] == HALT), {})
     hosts = [{"host": row["host"], "faults": row["faults"], "at": row["updated_at"]} for row in rows if row["host"]]
     halted = bool(halt.get("halted"))
@@ -122,7 +121,7 @@ async def chaos(request: Request, wait_for: WaitFor = 0) -> Response:
         "reason": halt.get("reason", "") if halted else "",
         "hosts": hosts,
     }
-    return Json(body, headers=at)
+    return Json(body, headers=reading.headers)
 
 
 def _id_of(actor: str, key: str | None) -> str:

@@ -27,8 +27,8 @@ from services.gateway.answers import Json, Problem
 from services.gateway.commands import Wish
 from services.gateway.openapi import ACCEPTED, CREATED, ONE, TracedRoute
 from services.gateway.parts import parts
+from services.gateway.reading import Asked
 from services.gateway.routes_commands import API, Key, do
-from services.gateway.routes_queries import WaitFor, models_at
 from services.gateway.views import checked_id, content_of, not_found
 
 ENDED = ("completed", "failed", "interrupted")
@@ -103,13 +103,14 @@ async def call_state(request: Request, id: str, call_id: str, wait_seconds: Wait
 
 
 @router.get("/environments/{id}/services", responses=ONE)
-async def services(request: Request, id: str, wait_for: WaitFor = 0) -> Response:
+async def services(reading: Asked, id: str) -> Response:
     """Its composed system as it was seen last, ``system`` being null where none is up. ``compose_status`` looks now."""
-    models, at = await models_at(request, wait_for)
-    found = await models.environment(checked_id(id, "environment"))
+    found = await reading.models.environment(checked_id(id, "environment"))
     if found is None:
         raise not_found(id, "environment")
-    return Json({"environment_id": id, "system": found["system"], "seen_at": found["updated_at"]}, headers=at)
+    return Json(
+        {"environment_id": id, "system": found["system"], "seen_at": found["updated_at"]}, headers=reading.headers
+    )
 
 
 async def _end(request: Request, id: str, call_id: str, wait_seconds: float, *, known: bool = True) -> Response:
