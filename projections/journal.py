@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-import yaml
 
 from events.envelope import Recorded
 from events.experiment import (
@@ -27,6 +26,7 @@ from events.experiment import (
     StepBegun,
     StepEnded,
 )
+from infra import yaml_text
 
 Json = dict[str, Any]
 
@@ -71,8 +71,8 @@ def journal(id: str, records: Sequence[Recorded]) -> Json:
 def _document(text: str) -> Json:
     """The experiment as it was asked for; what could not be read stands as it is."""
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+        document = yaml_text.read(text)
+    except yaml_text.NotReadable:
         document = None
     return document if isinstance(document, dict) else {"document": text}
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
 from events import faults
 from events.errors import Invalid
 from events.faults import AnyFault
+from infra import yaml_text
 from services.chaos.tolerances import Tolerance, read_tolerance
 
 Json = dict[str, Any]
@@ -172,11 +172,12 @@ def parse(text: str, *, longest_fault_seconds: float = faults.LONGEST_SECONDS) -
     if len(text) > LONGEST_DOCUMENT:
         raise _invalid("", f"it has {len(text)} characters; at most {LONGEST_DOCUMENT} are read.")
     try:
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise _invalid("", f"it is neither JSON nor YAML: {str(error).strip()}") from error
-    root = _object(raw, "")
-    return _Reader(_configuration(root), longest_fault_seconds).document(root)
+        root = _object(yaml_text.read(text), "")
+        return _Reader(_configuration(root), longest_fault_seconds).document(root)
+    except yaml_text.NotReadable as error:
+        raise _invalid("", f"it is neither JSON nor YAML: {error}") from error
+    except RecursionError as error:
+        raise _invalid("", "it is nested too deeply.") from error
 
 
 class _Reader:

@@ -138,6 +138,9 @@ class Handlers:
             reason = f": {halted.reason}" if halted.reason else ""
             raise Refused("halted", f"chaos is halted by {halted.by or 'somebody'}{reason}. See cairn chaos resume.")
         await self._check_target(document, command.target)
+        why = policy.why_beyond(document) if command.call_id else ""
+        if why:
+            raise Refused("not-its-own", why)
         faults, rules = self._plumbing.faults, self._plumbing.rules
         why = policy.why_impossible(document, await faults.capabilities()) if document.faults else ""
         if why:

@@ -6,13 +6,14 @@ killed goes on where the log ends.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
 from events.experiment import Experiment
-from services.chaos.document import Compose, Document, Fault, Probe
+from services.chaos.document import Compose, Document, Fault, Http, Probe, Tcp
 from services.chaos.ports import Affected, Container
 
 RECOVERY_POLL_SECONDS = 0.5
@@ -249,6 +250,29 @@ def why_impossible(document: Document, capabilities: Mapping[str, str]) -> str:
         why = capabilities.get(fault.kind, "it is not known here")
         if why:
             return f"{fault.kind} is not possible on this host: {why}"
+    return ""
+
+
+# Only what a published port of the target stands for, whatever path follows it.
+_OWN_URL = re.compile(r"https?://\$\{[A-Za-z0-9][A-Za-z0-9_.-]*:\d{1,5}\}(?:[/?#].*)?\Z", re.DOTALL)
+_OWN_ADDRESS = re.compile(r"\$\{[A-Za-z0-9][A-Za-z0-9_.-]*:\d{1,5}\}\Z")
+
+
+def why_beyond(document: Document) -> str:
+    """Why a probe would reach beyond the target; empty where none does. What an agent writes must not make this host
+    ask others: its own services, its network, the whole world."""
+    for probe in document.probes:
+        match probe.provider:
+            case Http(url=asked) if not _OWN_URL.match(asked):
+                pass
+            case Tcp(address=asked) if not _OWN_ADDRESS.match(asked):
+                pass
+            case _:
+                continue
+        return (
+            f"{probe.name} asks {asked}; the experiments of agents and gates reach only published ports of their own "
+            "system, as ${service:port}"
+        )
     return ""
 
 

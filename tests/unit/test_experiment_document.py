@@ -93,7 +93,7 @@ OURS = {"name": "cairn"}
         ("", "", "an object"),
         ("title: [", "", "neither JSON nor YAML"),
         ("!!python/object/apply:os.system ['true']", "", "neither JSON nor YAML"),
-        ("&a [*a, *a]", "", "an object"),
+        ("&a [*a, *a]", "", "aliases are not read here"),
         (minimal(title=""), "title", "a text is needed"),
         ({"title": "t"}, "method", "it is empty"),
         (minimal(methods=[]), "", "'methods' is no field here. Did you mean method?"),
@@ -171,6 +171,16 @@ def test_what_cannot_be_read_is_refused_with_its_place(document: Any, place: str
 def test_tolerances(tolerance: Any, answer: Answer, why: str) -> None:
     """What a probe's answer must be, and why it is not."""
     assert why_not(read_tolerance(tolerance, "tolerance"), answer) == why
+
+
+def test_what_would_grow_beyond_all_memory_is_refused() -> None:
+    """Aliases of aliases, and nesting without end: each at once, and as a refusal."""
+    bomb = "title: &a0 [x, x]\n" + "".join(f"k{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+    nested = '{"title": ' + "[" * 60_000 + "]" * 60_000 + "}"
+    shallow = "title: t\nmethod: [{type: action, name: a, provider: {type: " + "[" * 300 + "]" * 300 + "}}]"
+    for text in (bomb, nested, shallow):
+        with pytest.raises(Invalid):
+            parse(text)
 
 
 def test_paths_into_json() -> None:

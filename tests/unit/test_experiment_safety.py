@@ -189,6 +189,35 @@ def test_only_environments_of_this_host_are_targets() -> None:
     virtually(story, rules=policy.Rules(projects=("billing",)))
 
 
+@pytest.mark.parametrize(
+    "provider",
+    [
+        {"type": "http", "url": "http://169.254.169.254/latest/meta-data"},
+        {"type": "http", "url": "http://127.0.0.1:4222/"},
+        {"type": "http", "url": "http://${api:8080}@127.0.0.1:8222/varz"},
+        {"type": "http", "url": "http://127.0.0.1/${api:8080}"},
+        {"type": "http", "url": "http://${api:8080}.example.org/"},
+        {"type": "tcp", "address": "127.0.0.1:4222"},
+        {"type": "tcp", "address": "${api:8080}0"},
+    ],
+)
+def test_agents_reach_only_their_own_system(provider: dict[str, Any]) -> None:
+    """A probe in a document that an agent or a gate asks for must not make this host ask others; a person may."""
+
+    async def story(twin: ChaosTwin) -> None:
+        asked = {"type": "probe", "name": "asked", "tolerance": True, "provider": provider}
+        watched: dict[str, Any] = {"observe": [asked]}
+        for number, raw in enumerate((document(asked), document(probes=(asked,)), document(**watched))):
+            cause, detail = await refusal(twin, raw, f"call-{number}-experiment", call_id=f"call-{number}")
+            assert (cause, "${service:port}" in detail) == ("not-its-own", True)
+        assert (await twin.run(document(asked), "x9")).accepted
+        assert (
+            await twin.run(document(fault(seconds=1)), "call-9-experiment", call_id="call-9", dry_run=True)
+        ).accepted
+
+    virtually(story)
+
+
 def test_services_that_are_not_there_are_named() -> None:
     """With those that are."""
 
