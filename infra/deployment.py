@@ -56,8 +56,8 @@ def prepare(folder: Path, *, settings: str) -> None:
     hidden = folder / "secrets"
     hidden.mkdir(mode=0o700, parents=True, exist_ok=True)
     hidden.chmod(0o700)
-    for name in ("nats", "agents", "webhooks"):
-        (hidden / name).mkdir(exist_ok=True)
+    for place in (folder / "settings", *(hidden / name for name in ("nats", "agents", "webhooks"))):
+        _open_folder(place)
     _once(folder / "settings" / "cairn.toml", settings)
     _once(hidden / "postgres-password", secrets.token_urlsafe(24))
     _once(hidden / "api-key", make_key())
@@ -96,7 +96,8 @@ def write_worker(folder: Path, compose_files: Sequence[Path], settings: str, see
     """What a worker's host needs, in a new folder. Raises ``OSError``."""
     hidden = folder / "secrets"
     hidden.mkdir(mode=0o700, parents=True)
-    (hidden / "agents").mkdir()
+    for place in (folder / "settings", hidden / "agents"):
+        _open_folder(place)
     for file in compose_files:
         _once(folder / file.name, file.read_text(encoding="utf-8"))
     _once(folder / "settings" / "cairn.toml", settings)
@@ -187,9 +188,14 @@ def _public(seed: str) -> str:
     return bytes(nkeys.from_seed(bytearray(seed.encode())).public_key).decode()
 
 
+def _open_folder(path: Path) -> None:
+    """A folder that containers are given: whoever reaches it may look into it, whatever the umask."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o755)
+
+
 def _once(path: Path, content: str) -> None:
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, content)
 
 

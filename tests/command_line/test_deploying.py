@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def test_init_makes_what_is_missing_and_nothing_else(here: Path) -> None:
     assert run_alone("deploy", "init").exit_code == 0
     assert {path: path.read_text() for path in secrets.rglob("*") if path.is_file()} == first
     assert (here / "deploy" / "settings" / "cairn.toml").read_text() == "# mine\n"
+
+
+def test_a_strict_umask_shuts_no_container_out(here: Path) -> None:
+    """Containers run as another user: what they are given can be read, though nobody passes the folder of secrets."""
+    before = os.umask(0o077)
+    try:
+        assert run_alone("deploy", "init").exit_code == 0
+        made = run_alone("deploy", "worker", "acme-1", "--nats", "nats://nats:4222", "--to", "acme-1")
+        assert made.exit_code == 0, made.output
+    finally:
+        os.umask(before)
+    for root in (here / "deploy", here / "acme-1"):
+        secrets = root / "secrets"
+        assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+        given = [root / "settings", *secrets.rglob("*"), *(root / "settings").rglob("*")]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in given} == {0o755, 0o644}
 
 
 def test_a_worker_gets_a_folder_and_the_server_its_public_key(here: Path) -> None:
