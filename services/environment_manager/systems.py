@@ -106,6 +106,7 @@ class ComposedSystems:
                 workspace=workspace,
                 project=project,
                 labels=identity,
+                variables=asked.variables.keys(),
                 allowed=allowed,
                 choose_port=ports.choose,
             )

@@ -24,6 +24,7 @@ def check(
         workspace=workspace,
         project="p",
         labels={"cairn.environment": "e"},
+        variables=("TOKEN",),
         allowed=allowed,
         choose_port=lambda service, target, protocol: 20_000 + target,
     )
@@ -54,6 +55,7 @@ DANGEROUS: list[tuple[str, dict[str, Any]]] = [
     ("security_opt", {"security_opt": ["seccomp=unconfined"]}),
     ("group_add", {"group_add": ["docker"]}),
     ("runtime", {"runtime": "other"}),
+    ("oom_score_adj", {"oom_score_adj": -1000}),
     ("provider", {"provider": {"type": "awesomecloud"}}),
     ("post_start", {"post_start": [{"command": "ls", "privileged": True}]}),
     ("credential_spec", {"credential_spec": {"file": "x"}}),
@@ -120,6 +122,7 @@ def test_dangerous_key_is_refused(workspace: Path, key: str, service: dict[str, 
         ("secrets.s.file", {"secrets": {"s": {"file": "/etc/shadow"}}}),
         ("secrets.s.file", {"secrets": {"s": {"file": "LINK/x"}}}),
         ("secrets.s.external", {"secrets": {"s": {"external": True}}}),
+        ("secrets.s.environment", {"secrets": {"s": {"environment": "HTTPS_PROXY"}}}),
         ("configs.c.template_driver", {"configs": {"c": {"content": "x", "template_driver": "golang"}}}),
         ("models", {"models": {"llm": {"model": "x"}}}),
     ],
@@ -152,6 +155,7 @@ def test_what_passes_is_made_fit_to_run_beside_others(workspace: Path) -> None:
             "mem_limit": "1000",
         },
         networks={"default": {"name": "fixed", "ipam": {}}},
+        secrets={"s": {"environment": "TOKEN"}},
         volumes={"data": {"name": "p_data"}},
     )
     api = checked.model["services"]["api"]
@@ -167,6 +171,7 @@ def test_what_passes_is_made_fit_to_run_beside_others(workspace: Path) -> None:
     assert "tags" not in api["build"]
     assert checked.model["networks"] == {"default": {"ipam": {}, "labels": {"cairn.environment": "e"}}}
     assert checked.model["volumes"] == {"data": {"labels": {"cairn.environment": "e"}}}
+    assert checked.model["secrets"] == {"s": {"environment": "TOKEN"}}
     assert checked.directories == (workspace / "new",)
     assert [change.partition(" ")[0] for change in checked.changes] == ["api:", "networks.default:"]
 
@@ -181,7 +186,14 @@ def test_image_that_is_built_is_the_environments_own(workspace: Path) -> None:
         }
     }
     checked = guard.check(
-        model, compose_file="c", workspace=workspace, project="p", labels={}, allowed=(), choose_port=lambda *of: 1
+        model,
+        compose_file="c",
+        workspace=workspace,
+        project="p",
+        labels={},
+        variables=(),
+        allowed=(),
+        choose_port=lambda *of: 1,
     )
     images = {name: service.get("image") for name, service in checked.model["services"].items()}
     assert images == {"api": None, "job": "p-api", "other": "postgres:17"}

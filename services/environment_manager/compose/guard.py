@@ -45,21 +45,26 @@ def check(
     workspace: Path,
     project: str,
     labels: Mapping[str, str],
+    variables: Collection[str],
     allowed: Collection[str],
     choose_port: ChoosePort,
 ) -> Checked:
-    """The model as it may run. Raises ``ToolRefused`` (``compose-refused``) with all that it must not ask for."""
-    guard = _Guard(Path(os.path.realpath(workspace)), project, dict(labels), choose_port)
+    """The model as it may run. ``variables`` are the names of those that secrets may be made of. Raises ``ToolRefused``
+    (``compose-refused``) with all that it must not ask for."""
+    guard = _Guard(Path(os.path.realpath(workspace)), project, dict(labels), variables, choose_port)
     checked = guard.check(model)
     raise_if_refused(compose_file, guard.refusals, allowed)
     return Checked(model=checked, changes=tuple(guard.changes), directories=tuple(guard.directories))
 
 
 class _Guard:
-    def __init__(self, root: Path, project: str, labels: dict[str, str], choose_port: ChoosePort) -> None:
+    def __init__(
+        self, root: Path, project: str, labels: dict[str, str], variables: Collection[str], choose_port: ChoosePort
+    ) -> None:
         self._root = root
         self._project = project
         self._labels = labels
+        self._variables = variables
         self._choose_port = choose_port
         self._service = ""
         self._built: dict[str, str] = {}
@@ -314,6 +319,9 @@ class _Guard:
                 self._refuse(f"{where}.{key}", "this key is not known here.")
         if item.get("external"):
             self._refuse(f"{where}.external", "it belongs to others.")
+        variable = item.get("environment")
+        if variable and variable not in self._variables:
+            self._refuse(f"{where}.environment", f"no secret of the project is named {variable}.")
         checked = {key: value for key, value in item.items() if key in ("content", "environment")}
         if "file" in item:
             checked["file"] = str(self._inside(f"{where}.file", item["file"]))

@@ -29,7 +29,6 @@ SERVICE_KEYS = frozenset(
         "mem_reservation",
         "mem_swappiness",
         "memswap_limit",
-        "oom_score_adj",
         "pids_limit",
         "platform",
         "profiles",
