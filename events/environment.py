@@ -8,6 +8,8 @@ uncertain about it is harmless.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 from immutables import Map
 
@@ -104,7 +106,7 @@ class PublishBranch(Command, frozen=True, kw_only=True):
 class EnvironmentPrepared(Event, frozen=True, kw_only=True):
     """``commit`` is the first checkpoint, ``base_commit`` where the base branch stood. ``bundled`` says that the
     checkpoints are also kept in the content store, for another host to take over. ``isolation`` is what it became,
-    ``image`` what its container was made of."""
+    ``image`` what its container was made of, ``bases`` the commits of other stages that it began from."""
 
     task_id: str
     host: str
@@ -121,6 +123,7 @@ class EnvironmentPrepared(Event, frozen=True, kw_only=True):
     made_by: str = ""
     sandbox: Sandbox = Sandbox()
     image: str = ""
+    bases: tuple[str, ...] = ()
 
 
 class EnvironmentMoved(Event, frozen=True, kw_only=True):
@@ -359,6 +362,12 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     def stands(self) -> bool:
         """Whether there is a workspace, as far as the log knows."""
         return self.prepared is not None and not self.removed and not self.lost
+
+    def begins_from(self, bases: Collection[str]) -> bool:
+        """Whether it was made from these commits of other stages, as far as the log tells. Otherwise those stages have
+        worked again since, and what was done here is about work that is gone."""
+        made_from = self.prepared.bases if self.prepared is not None else ()
+        return not bases or not made_from or set(bases) == set(made_from)
 
     def knows(self, call: str) -> bool:
         return call in self.running or call in self.ended

@@ -213,7 +213,9 @@ class Driver:
         """Make sure that the workspace stands where the run's calls go."""
 
         def stands() -> bool:
-            return self.history.environment.stands and self.history.environment.host == self.run.host
+            environment = self.history.environment
+            here = environment.stands and environment.host == self.run.host
+            return here and environment.begins_from(self.command.bases)
 
         command = PrepareEnvironment(
             task_id=self.command.task_id,

@@ -99,6 +99,7 @@ class EnvironmentManager:
         moving = Moving(plumbing, self._executor, self._hosts)
         handlers = Handlers(plumbing, self._executor, moving, pull_requests)
         self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare, composed)
+        handlers.remove = self._keeper.remove
         people = People(plumbing, self._executor, moving, handlers, self._keeper)
         tenant, host, service = settings.tenant, settings.host, subjects.ENVIRONMENT_MANAGER
         self._consumers = [

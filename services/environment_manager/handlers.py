@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -38,6 +39,10 @@ logger = structlog.get_logger()
 
 
 class Handlers:
+    """``remove`` ends and removes an environment: the keeper's, who needs these handlers itself."""
+
+    remove: Callable[[str, str], Awaitable[None]]
+
     def __init__(
         self, plumbing: Plumbing, executor: Executor, moving: Moving, pull_requests: PullRequestHandlers
     ) -> None:
@@ -96,13 +101,19 @@ class Handlers:
             room.preparing -= 1
 
     async def _prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
-        """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it."""
+        """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it; one
+        that began from work that is gone is made anew, from what there is now."""
         plumbing = self._plumbing
         state, _ = await plumbing.environments.load(id)
-        if decider.stands(state) or await self._is_needless(command.task_id):
+        outdated = not state.begins_from(command.bases)
+        if (decider.stands(state) and not outdated) or await self._is_needless(command.task_id):
             return
-        restore, source = command.restore, command.restore_source
-        if state.removed or state.lost:
+        restore, source = ("", "") if outdated else (command.restore, command.restore_source)
+        if decider.stands(state):
+            anew = ", ".join(commit[:12] for commit in command.bases)
+            await self.remove(id, f"its stage begins anew, from {anew}")
+            state, _ = await plumbing.environments.load(id)
+        elif (state.removed or state.lost) and not outdated:
             restore, source = state.checkpoint, id
         bundles = self._executor.bundles
         try:
@@ -146,6 +157,7 @@ class Handlers:
             bundled=first is not None,
             project=command.project,
             made_by=command.made_by,
+            bases=command.bases,
         )
         before = state.prepared
         state = await self._executor.append(

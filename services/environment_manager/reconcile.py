@@ -104,6 +104,7 @@ def prepare_again(environment: Environment) -> PrepareEnvironment:
         task_id=prepared.task_id,
         repository_url=prepared.repository_url,
         base_branch=prepared.base_branch,
+        bases=prepared.bases,
         secrets=prepared.secrets,
         isolation=prepared.isolation,
         sandbox=prepared.sandbox,

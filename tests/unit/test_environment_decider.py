@@ -78,6 +78,13 @@ def test_environment_is_prepared_once() -> None:
     assert story.when(lambda state: decider.prepare(state, PREPARED)) == (PREPARED,)
 
 
+def test_workspace_begins_from_what_its_stage_needs_now() -> None:
+    """Other commits than it was made from make it one of work that is gone; where nothing is said, nothing is known."""
+    made = ENVIRONMENT.evolve(ENVIRONMENT.initial("shop-1-review"), replace(PREPARED, bases=("a", "b")))
+    assert [made.begins_from(bases) for bases in (("b", "a"), (), ("a",), ("a", "c"))] == [True, True, False, False]
+    assert ENVIRONMENT.evolve(ENVIRONMENT.initial("shop-1-review"), PREPARED).begins_from(("a",))
+
+
 def test_failed_preparation_is_said_each_time_but_not_of_one_that_stands() -> None:
     """Whoever asked waits for an answer."""
     failed = EnvironmentPreparationFailed(task_id="shop-1", cause="repository-not-found", detail="")
