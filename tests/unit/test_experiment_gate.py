@@ -31,9 +31,11 @@ from events.experiment import (
 )
 from events.kernel import Command, Event
 from events.pipeline import ExperimentGate, Pipeline, Stage, TestsGate, checked
+from events.systems import SystemStopped
 from events.task import CheckRequested, RecordCheck, StageRolledBack
 from infra.entities import Cause, EntityStore
 from services.environment_manager.experiments import Experiments
+from services.environment_manager.operations import Asked, Done, Operations
 from services.scheduler.deciders import task as decider
 from tests.unit.environment_twins import Environments
 from tests.unit.examples import NOW, kinds
@@ -157,10 +159,10 @@ def _say(event: Event, state: object) -> tuple[Event, ...]:
 class Answering:
     """An environment-manager with the tools of experiments, and a chaos service that says what a test has it say."""
 
-    def __init__(self, home: Path, *said: Event) -> None:
+    def __init__(self, home: Path, *said: Event, systems: Operations | None = None) -> None:
         self.environments = Environments(home)
         plumbing = self.environments.plumbing
-        experiments = Experiments(plumbing.log, plumbing.sender, host="here", systems={})
+        experiments = Experiments(plumbing.log, plumbing.sender, host="here", systems=systems or {})
         object.__setattr__(plumbing, "operations", {**plumbing.operations, **experiments.operations()})
         (home / Environments.id / "workspace").mkdir()
         (home / Environments.id / "workspace" / "x.yaml").write_text("title: t\n")
@@ -251,3 +253,73 @@ async def test_the_document_is_in_the_workspace(tmp_path: Path, path: str) -> No
             await asyncio.sleep(0.01)
     calling.cancel()
     assert answering.environments.bus.sent == []
+
+
+class Systems:
+    """Operations that bring a system up and down, and remember it."""
+
+    def __init__(self, started: Done) -> None:
+        self.done: list[str] = []
+        self._started = started
+
+    def operations(self) -> Operations:
+        return {tools.ComposeUp: self._up, tools.ComposeDown: self._down}
+
+    async def _up(self, asked: Asked) -> Done:
+        self.done.append("up")
+        return self._started
+
+    async def _down(self, asked: Asked) -> Done:
+        assert isinstance(asked.arguments, tools.ComposeDown)
+        self.done.append("down with data" if asked.arguments.volumes else "down")
+        return Done(facts=(SystemStopped(reason="compose_down", volumes=True),))
+
+
+async def test_a_fresh_system(tmp_path: Path) -> None:
+    """What is left of before goes, data too; the system comes up for the experiment and is taken down after it."""
+    systems = Systems(Done())
+    said = (REQUESTED, VALID, ExperimentCompleted(summary="held"))
+    answering = Answering(tmp_path, *said, systems=systems.operations())
+    await answering.call("run_experiment", '{"path": "x.yaml", "fresh": true}', check="test")
+    await eventually(lambda: sent(answering.environments, RecordCheck) != [])
+    assert systems.done == ["down with data", "up", "down with data"]
+    records = await answering.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
+    told = [type(event).__name__ for record in records for event in record.envelope.events]
+    assert told.count("SystemStopped") == 2
+
+
+@pytest.mark.parametrize(
+    ("cause", "passed", "done"),
+    [("system-unhealthy", False, ["down with data", "up", "down with data"]), ("engine-unavailable", None, None)],
+)
+async def test_a_system_that_does_not_come_up(
+    tmp_path: Path, cause: str, passed: bool | None, done: list[str] | None
+) -> None:
+    """That is the system's own and a no, but where the engine is what fails; no fault is asked for."""
+    systems = Systems(Done(cause=cause, detail="service api is unhealthy"))
+    answering = Answering(tmp_path, systems=systems.operations())
+    calling = asyncio.create_task(answering.call("run_experiment", '{"path": "x.yaml", "fresh": true}', check="test"))
+    await eventually(lambda: sent(answering.environments, RecordCheck) != [])
+    calling.cancel()
+    (found,) = sent(answering.environments, RecordCheck)
+    assert isinstance(found, RecordCheck)
+    assert found.passed is passed
+    assert "service api is unhealthy" in f"{found.summary} {found.detail}"
+    assert sent(answering.environments, RunExperiment) == []
+    assert done in (None, systems.done)
+
+
+async def test_what_is_left_of_before_is_waited_for(tmp_path: Path) -> None:
+    """A refusal that passes by itself is no answer: the experiment is asked for again, under another id."""
+    busy = ExperimentRefused(cause="busy", detail="kill_service is under way")
+    answering = Answering(tmp_path, REQUESTED, busy)
+    calling = asyncio.create_task(answering.call("run_experiment", '{"path": "x.yaml"}', check="test"))
+    await eventually(lambda: len(sent(answering.environments, RunExperiment)) == 2)
+    assert [item.entity_id for item in answering.environments.bus.sent][-1] == "c1-experiment-2"
+    store = EntityStore(answering.environments.memory.log, EXPERIMENT, answering.environments.clock)
+    for event in (REQUESTED, VALID, ExperimentCompleted(summary="held")):
+        await store.decide("c1-experiment-2", Cause(id=type(event).__name__), partial(_say, event))
+    ended = await calling
+    assert isinstance(ended, ToolCallCompleted)
+    assert isinstance(ended.content, Inline)
+    assert "completed: held" in ended.content.text
