@@ -41,8 +41,8 @@ def test_a_storm_of_429_opens_the_breaker_and_one_run_probes(
     assert turns.count("BreakerClosed") >= 1
     calls = [item.sequence for item in stack.feed.happened if item.kind in ("ModelResponded", "ModelCallPostponed")]
     first = stack.feed.all("ProbeStarted")[0]
-    # What was under way when it opened may still come back; nothing is begun.
-    assert len([number for number in calls if opened.sequence < number < first.sequence]) <= 2
+    # Each of the three may have had a call under way when it opened; nothing is begun.
+    assert len([number for number in calls if opened.sequence < number < first.sequence]) <= 3
     assert [item.event["attempt"] for task in [*tasks, late] for item in stack.feed.all("RunRequested", task)] == [
         1
     ] * 4
