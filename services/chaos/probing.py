@@ -7,6 +7,7 @@ Samples are counted where they are taken and recorded in batches; only those tha
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
@@ -15,11 +16,12 @@ from events.experiment import MAX_FAILURES, Probed, SamplesRecorded
 from infra.ports import Clock
 from services.chaos.document import Command, Continuous, Guard, Probe
 from services.chaos.ports import Commands, World
-from services.chaos.tolerances import Answer, why_not
+from services.chaos.tolerances import Answer, Regex, Tolerance, why_not
 
 VALUE_CHARACTERS = 2_000
 # What a probe is given beyond its own time limit.
 MARGIN_SECONDS = 5.0
+PATTERN_SECONDS = 0.5
 
 
 class Prober:
@@ -42,7 +44,7 @@ class Prober:
         try:
             async with asyncio.timeout(probe.provider.timeout + MARGIN_SECONDS):
                 answer = await self._answer(probe)
-            detail = why_not(probe.tolerance, answer)
+            detail = _why_not(probe.tolerance, answer)
         except CairnError as error:
             answer, detail = Answer(value="", failed=True), f"it could not be asked: {error}"
         except TimeoutError:
@@ -62,6 +64,30 @@ class Prober:
             call_id = f"{self._experiment_id}-{self._key}-{self._asked}"
             return await self._commands.run(self._target, self._experiment_id, call_id, probe.provider)
         return await self._world.ask(self._target, probe.provider)
+
+
+def _why_not(tolerance: Tolerance | None, answer: Answer) -> str:
+    """As ``why_not``; a pattern that takes for ever, as some do on some texts, does not hold. Only a signal gets
+    through to the engine of patterns, which asks for them as it goes."""
+    if not isinstance(tolerance, Regex):
+        return why_not(tolerance, answer)
+    previous = signal.signal(signal.SIGALRM, _expired)
+    timer = signal.setitimer(signal.ITIMER_REAL, PATTERN_SECONDS)
+    try:
+        return why_not(tolerance, answer)
+    except PatternExpired:
+        return f"the pattern {tolerance.pattern} took longer than {PATTERN_SECONDS:g} s"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, previous)
+
+
+class PatternExpired(Exception):
+    """A pattern took too long."""
+
+
+def _expired(number: int, frame: object) -> None:
+    raise PatternExpired
 
 
 def _shown(answer: Answer) -> str:

@@ -406,3 +406,15 @@ def test_an_engine_that_goes_away_in_the_middle() -> None:
         assert (state.status, twin.faults.records) == ("completed", {})
 
     virtually(story)
+
+
+def test_a_pattern_that_takes_for_ever_does_not_hold() -> None:
+    """Nor does it keep the service from its work."""
+
+    async def story(twin: ChaosTwin) -> None:
+        twin.world.answers = lambda now, holding: Answer(value=200, text="a" * 5_000 + "!")
+        slow = probe("slow", tolerance={"type": "regex", "pattern": "(a+)+$"})
+        await twin.run(document(slow))
+        assert "took longer than 0.5 s" in finding(await twin.ended(), "did-not-hold")
+
+    virtually(story)
