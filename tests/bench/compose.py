@@ -19,7 +19,7 @@ from tests.deployment import images
 from tests.engine import BASE_IMAGE
 from tests.job_scheduler import files
 
-ROUNDS = 3
+ROUNDS = 5
 PROJECT = "cairn-bench-compose"
 TARGET = 1.2
 

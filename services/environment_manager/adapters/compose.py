@@ -239,13 +239,16 @@ class DockerCompose:
         engine = self._open()
         from infra.docker.engine import NotThere
 
-        found = []
-        for short in await engine.containers(self._of(environment_id)):
-            if short["Labels"].get(ONE_OFF) == "True":
-                continue
+        async def look(id: str) -> list[Seen]:
             with contextlib.suppress(NotThere):  # It is gone by now.
-                found.append(_seen(await engine.inspect(short["Id"])))
-        return sorted(found, key=lambda seen: (seen.state.service, seen.state.container))
+                return [_seen(await engine.inspect(id))]
+            return []
+
+        short = await engine.containers(self._of(environment_id))
+        found = await asyncio.gather(*(look(item["Id"]) for item in short if item["Labels"].get(ONE_OFF) != "True"))
+        return sorted(
+            (seen for part in found for seen in part), key=lambda seen: (seen.state.service, seen.state.container)
+        )
 
     async def logs(self, container: str, lines: int) -> str:
         return await self._open().logs(container, lines=lines)
