@@ -31,7 +31,6 @@ from events.run import (
     RunCancelled,
     RunEnd,
     RunFellSilent,
-    RunStarved,
     RunSucceeded,
     RunTimedOut,
     RunUnprepared,
@@ -43,7 +42,7 @@ from infra import semantics, telemetry
 from infra.entities import Cause
 from infra.ports import read_content
 from services.agent_runner.deciders import run as decider
-from services.agent_runner.ending import Ending, Unsettled, failure_text, is_retryable
+from services.agent_runner.ending import Ending, Unsettled, failure
 from services.agent_runner.history import History
 from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.reconciliation import reconcile
@@ -480,16 +479,7 @@ class Driver:
             )
             command = RecordRunSucceeded(stage=self.command.stage, run_id=self.id, result=result)
         else:
-            command = RecordRunFailed(
-                stage=self.command.stage,
-                run_id=self.id,
-                cause=RUN_ENDS[type(ended)],
-                detail=failure_text(ended),
-                retryable=is_retryable(ended),
-                transient=isinstance(ended, RunStarved),
-                retry_after_seconds=ended.retry_after_seconds if isinstance(ended, RunStarved) else 0.0,
-                jitter=random.random(),
-            )
+            command = failure(self.command.stage, self.id, ended, jitter=random.random())
         await self.plumbing.sender.send(
             subjects.SCHEDULER,
             subjects.ANY,

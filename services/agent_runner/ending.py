@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from events.run import (
+    RUN_ENDS,
     RunAbandoned,
     RunCancelled,
     RunCrashed,
@@ -16,6 +17,7 @@ from events.run import (
     RunTimedOut,
     RunUnprepared,
 )
+from events.task import RecordRunFailed
 
 
 class Ending(Exception):
@@ -28,6 +30,21 @@ class Ending(Exception):
 
 class Unsettled(Exception):
     """The workspace is gone or has diverged while the agent was at work: everything is looked at again first."""
+
+
+def failure(stage: str, run_id: str, ended: RunEnd, *, jitter: float) -> RecordRunFailed:
+    """What the task is told of a run that did not succeed; ``jitter`` (0–1) spreads what waits for one provider."""
+    starved = ended if isinstance(ended, RunStarved) else None
+    return RecordRunFailed(
+        stage=stage,
+        run_id=run_id,
+        cause=RUN_ENDS[type(ended)],
+        detail=failure_text(ended),
+        retryable=is_retryable(ended),
+        transient=starved is not None,
+        retry_after_seconds=starved.retry_after_seconds if starved is not None else 0.0,
+        jitter=jitter,
+    )
 
 
 def is_retryable(ended: RunEnd) -> bool:
