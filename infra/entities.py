@@ -62,7 +62,9 @@ class EntityStore(Generic[S]):
 
     async def load(self, id: str) -> tuple[S, int]:
         """The present state and revision: what is kept, brought up to date with the log."""
-        return self.apply(id, await self._log.load(self._entity.name, id, after=self._revision(id)))
+        # What is kept may be thrown away meanwhile: what is read then must not be folded onto nothing.
+        known = self._kept.get(id) or (self._entity.initial(id), 0)
+        return self._fold(id, known, await self._log.load(self._entity.name, id, after=known[1]))
 
     def peek(self, id: str) -> tuple[S, int] | None:
         """The kept state, which is at or behind the log; None where nothing is kept."""
@@ -70,7 +72,10 @@ class EntityStore(Generic[S]):
 
     def apply(self, id: str, records: Sequence[Recorded]) -> tuple[S, int]:
         """Fold records that were read elsewhere (those already folded are skipped)."""
-        state, revision = self._kept.get(id) or (self._entity.initial(id), 0)
+        return self._fold(id, self._kept.get(id) or (self._entity.initial(id), 0), records)
+
+    def _fold(self, id: str, known: tuple[S, int], records: Sequence[Recorded]) -> tuple[S, int]:
+        state, revision = known
         for record in records:
             if record.sequence > revision:
                 for event in record.envelope.events:
@@ -79,15 +84,21 @@ class EntityStore(Generic[S]):
         self._keep(id, state, revision)
         return state, revision
 
-    async def decide(self, id: str, cause: Cause, decide: Callable[[S], Sequence[Event]]) -> Decision[S]:
+    async def decide(
+        self, id: str, cause: Cause, decide: Callable[[S], Sequence[Event]], *, last_of_kind: int | None = None
+    ) -> Decision[S]:
         """Append what ``decide`` answers for the present state, at its revision.
 
         ``decide`` may run several times, must be pure, and may raise ``CommandRejected``. Raises
         ``RevisionConflict`` after five lost races, ``Transient`` where the log cannot be reached.
+
+        A decision that stands on more than this entity names ``last_of_kind``, the last decision about any of its
+        kind that it knows of: ``RevisionConflict`` where there is a newer one, since all has to be decided again then.
         """
         kept = self._kept.get(id)
         state, revision = kept if kept is not None else await self.load(id)
-        for _ in range(ATTEMPTS):
+        of_kind = last_of_kind is not None
+        for _ in range(1 if of_kind else ATTEMPTS):
             events = tuple(decide(state))
             if not events:
                 return Decision(state, revision, ())
@@ -104,7 +115,8 @@ class EntityStore(Generic[S]):
                 trace=cause.trace,
             )
             try:
-                appended = await self._log.append(envelope, expected=revision)
+                expected = revision if last_of_kind is None else last_of_kind
+                appended = await self._log.append(envelope, expected=expected, of_kind=of_kind)
             except RevisionConflict:
                 state, revision = await self.load(id)
             except BaseException:
@@ -117,7 +129,7 @@ class EntityStore(Generic[S]):
                     state = self._entity.evolve(state, event)
                 self._keep(id, state, appended)
                 return Decision(state, appended, events)
-        message = f"{self._entity.name} {id} was changed by others {ATTEMPTS} times in a row"
+        message = f"{self._entity.name} {id} was changed by others meanwhile"
         raise RevisionConflict(message)
 
     def put(self, id: str, state: S, revision: int) -> None:
@@ -126,10 +138,6 @@ class EntityStore(Generic[S]):
 
     def forget(self, id: str) -> None:
         self._kept.pop(id, None)
-
-    def _revision(self, id: str) -> int:
-        kept = self._kept.get(id)
-        return kept[1] if kept is not None else 0
 
     def _keep(self, id: str, state: S, revision: int) -> None:
         kept = self._kept.get(id)

@@ -34,9 +34,11 @@ class EventLog(Protocol):
     @property
     def tenant(self) -> str: ...
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         """Append one decision if the entity is still at revision ``expected``; answer its new revision.
 
+        With ``of_kind`` it stands on all entities of its kind: ``expected`` is the sequence of the last decision about
+        any of them. No two such appends of a kind, made from the same state, both succeed.
         A repeat of the same decision (its id is the last message's) answers the revision it got the first time.
         Raises ``RevisionConflict`` where another decision came first, ``Transient`` where the log cannot be
         reached: then the decision may or may not be there, and the same append can be tried again.

@@ -50,9 +50,11 @@ class JetStreamEventLog:
     def tenant(self) -> str:
         return self._tenant
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         subject = checked_subject(subjects.event(self._tenant, envelope.entity, envelope.entity_id))
         data = encode(envelope)
+        if of_kind:
+            return await self._append_of_kind(envelope, subject, data, expected)
         headers = _headers(envelope, expected)
         try:
             ack = await self._requests.publish_once(subject, data, headers)
@@ -61,6 +63,25 @@ class JetStreamEventLog:
         if not ack.duplicate:
             return ack.seq
         return await self._resolve_duplicate(envelope, subject, data, expected, ack.seq)
+
+    async def _append_of_kind(self, envelope: Envelope, subject: str, data: bytes, expected: int) -> int:
+        """The server compares ``expected`` with the last message on all subjects of the kind."""
+        [kind] = self._filters([envelope.entity])
+        headers = _headers(envelope, expected, kind=kind)
+        try:
+            return (await self._requests.publish_once(subject, data, headers)).seq
+        except Refused as error:
+            if error.code not in {WRONG_LAST_SEQUENCE, SEQUENCE_IN_FLIGHT}:
+                message = f"the log did not take the decision {envelope.id}: {error}"
+                raise Transient(message) from error
+            message = f"the last decision about a {envelope.entity} is not {expected} any more"
+            raise RevisionConflict(message) from error
+        except Lost as error:
+            sequence, _ = await self._find(envelope, subject, expected)
+            if sequence:
+                return sequence
+            message = f"it is not known whether the log took the decision {envelope.id}: {error}"
+            raise Transient(message) from error
 
     async def load(self, entity: str, id: str, *, after: int = 0) -> list[Recorded]:
         subject = checked_subject(subjects.event(self._tenant, entity, id))
@@ -248,8 +269,10 @@ class _Page:
                 pull.consumed(len(items))
 
 
-def _headers(envelope: Envelope, expected: int, *, message_id: bool = True) -> bytes:
+def _headers(envelope: Envelope, expected: int, *, message_id: bool = True, kind: str = "") -> bytes:
     fields = [("Nats-Expected-Last-Subject-Sequence", str(expected))]
+    if kind:
+        fields.append(("Nats-Expected-Last-Subject-Sequence-Subject", kind))
     if message_id:
         fields.append(("Nats-Msg-Id", f"{envelope.entity}.{envelope.entity_id}:{envelope.id}"))
     if envelope.trace:

@@ -32,19 +32,22 @@ class MemoryEventLog:
         self._created_at = clock.now()
         self._messages: list[_Message] = []
         self._by_subject: dict[str, list[_Message]] = {}
+        self._last_of_kind: dict[str, int] = {}
         self._followers: list[MemoryFollowing] = []
 
     @property
     def tenant(self) -> str:
         return self._tenant
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         subject = subjects.event(self._tenant, envelope.entity, envelope.entity_id)
         present = self._by_subject.get(subject, [])
         last = present[-1] if present else None
         if last is not None and last.id == envelope.id:
             return last.sequence
         revision = last.sequence if last is not None else 0
+        if of_kind:
+            revision = self._last_of_kind.get(envelope.entity, 0)
         if revision == expected:
             return self.publish(subject, encode(envelope), envelope.id)
         # A repeat whose answer was lost: it is the one that followed the revision it was made at.
@@ -59,6 +62,7 @@ class MemoryEventLog:
         message = _Message(len(self._messages) + 1, subject, data, id)
         self._messages.append(message)
         self._by_subject.setdefault(subject, []).append(message)
+        self._last_of_kind[subject.split(".")[2]] = message.sequence
         for follower in self._followers:
             follower.wake()
         return message.sequence

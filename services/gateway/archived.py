@@ -33,7 +33,7 @@ class ArchivedLog:
     def tenant(self) -> str:
         return self._manifest.tenant
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         raise _read_only()
 
     async def load(self, entity: str, id: str, *, after: int = 0) -> list[Recorded]:

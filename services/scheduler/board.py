@@ -1,5 +1,8 @@
 """What the scheduler knows: every project, task and breaker, folded from the log and kept up to date.
 
+Several schedulers may be at work. ``last_task`` is the last decision about any task that the board has everything up
+to, by which a placement, that stands on all tasks, is refused where the board lacks something.
+
 The board begins with a snapshot, if there is one, and a replay of what came since, and follows the log from there. The
 scheduler's own decisions are put in at once, so that placement never works with less than what was just decided; the
 same records coming back are skipped.
@@ -50,6 +53,8 @@ class Board:
         self._submissions: dict[str, str] = {}
         self._last_numbers: dict[str, int] = {}
         self.sequence = 0
+        self.last_task = 0
+        self._newest_task = 0
 
     async def load(self, log: EventLog) -> None:
         if self._snapshots is not None:
@@ -84,6 +89,7 @@ class Board:
             self.put_breaker(breaker, revision)
         self.traces.update(snapshot.traces)
         self.sequence = sequence
+        self.last_task = max((revision for _, revision in snapshot.tasks), default=0)
 
     async def follow(self, log: EventLog, changed: Callable[[], None]) -> Following:
         def deliver(record: Recorded) -> None:
@@ -97,6 +103,8 @@ class Board:
         envelope = record.envelope
         self.sequence = max(self.sequence, record.sequence)
         self._since_saved += 1
+        if envelope.entity == TASK.name:
+            self.last_task = max(self.last_task, record.sequence)
         if envelope.entity == TASK.name and envelope.trace:
             self.traces.setdefault(envelope.entity_id, envelope.trace)
         if record.sequence <= self._revisions.get((envelope.entity, envelope.entity_id), 0):
@@ -112,7 +120,13 @@ class Board:
             self.put_breaker(BREAKER.fold_onto(breaker, envelope.events), record.sequence)
         return True
 
+    @property
+    def newest_task(self) -> int:
+        """The newest decision about a task that is on the board; what came before it may not be yet."""
+        return self._newest_task
+
     def put_task(self, task: Task, revision: int) -> None:
+        self._newest_task = max(self._newest_task, revision)
         if self._newer(TASK.name, task.id, revision) and task.submitted is not None:
             self.tasks[task.id] = task
             self._submissions[task.submitted.submission_id] = task.id

@@ -110,10 +110,15 @@ class Handlers:
         """Whether a command that comes again was carried out: however much has happened since, it is not once more."""
         return any(record.envelope.id == cause.id for record in await self._log.load(entity, id))
 
-    async def decide(self, id: str, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> Decision[Task]:
-        """Make a decision about a task, put it on the board, and send the commands that it stands for."""
+    async def decide(
+        self, id: str, cause: Cause, decide: Callable[[Task], Sequence[Event]], *, last_task: int | None = None
+    ) -> Decision[Task]:
+        """Make a decision about a task, put it on the board, and send the commands that it stands for. One that stands
+        on the whole board names the ``last_task`` of it; raises ``RevisionConflict`` where there is a newer one."""
         before = self._board.tasks.get(id)
-        decision = await self._tasks.decide(id, cause, decide)
+        # Another scheduler may have been at it: what is kept here must not say that there is nothing to decide.
+        await self._tasks.load(id)
+        decision = await self._tasks.decide(id, cause, decide, last_of_kind=last_task)
         if decision.events:
             self._board.put_task(decision.state, decision.revision)
             if cause.trace:
@@ -206,6 +211,7 @@ class Handlers:
         cause = Cause.of(envelope)
         if await self._is_decided(PROJECT.name, envelope.entity_id, cause):
             return Outcome(accepted=True, entity=PROJECT.name, entity_id=envelope.entity_id)
+        await self._projects.load(envelope.entity_id)
         decision = await self._projects.decide(
             envelope.entity_id,
             cause,

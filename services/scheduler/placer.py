@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
 from events.agents import Agent, ModelAgent, ProgramAgent
 from events.breaker import RequestProbe
-from events.errors import CairnError, Invalid
+from events.errors import CairnError, Invalid, RevisionConflict
+from events.kernel import Event
 from events.names import run_id
 from events.preflight import Preflights
 from events.task import RunRequested, StartStage
+from events.task_state import Task
 from infra.entities import Cause
 from infra.hosts import Hosts
 from infra.ports import Clock
@@ -33,6 +35,10 @@ logger = structlog.get_logger()
 
 # A check takes its time: it is asked for again only after so many rounds of reconciliation.
 ROUNDS_BETWEEN_CHECKS = 6
+
+ATTEMPTS = 20
+CATCH_UP_SECONDS = 0.002
+CATCH_UP_LOOKS = 50
 
 
 class Placer:
@@ -148,9 +154,37 @@ class Placer:
                 text, fork.prompt, state.findings, state.attempt + 1, has_heard=isinstance(agent, ModelAgent)
             )
         cause = Cause(
-            id=f"{task.id}-{stage.name}-{state.attempt + 1}-place",
+            # Another scheduler that places the same must not take this decision for its own.
+            id=f"{task.id}-{stage.name}-{state.attempt + 1}-place-{random.getrandbits(32):08x}",
             actor="scheduler",
             correlation=task.submitted.submission_id,
             trace=self._board.traces.get(task.id, ""),
         )
-        await self._handlers.decide(task.id, cause, lambda task: task_decider.start_stage(task, command, prompt=text))
+        await self._append(placement, cause, lambda task: task_decider.start_stage(task, command, prompt=text))
+
+    async def _append(self, placement: Placement, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> None:
+        """Limits are about all tasks, so the log takes a placement only from a board that lacks no decision about any:
+        neither a second scheduler nor one that stood still can start more than may run. Raises ``RevisionConflict``
+        where the board cannot be brought up to date in time."""
+        board = self._board
+        for _ in range(ATTEMPTS):
+            await self._catch_up()
+            last_task = board.last_task
+            if not policy.has_room(placement, board.tasks, board.projects, agents_at_once=self._agents_at_once):
+                return
+            try:
+                decision = await self._handlers.decide(placement.task_id, cause, decide, last_task=last_task)
+            except RevisionConflict:
+                continue
+            if decision.events:
+                board.last_task = max(board.last_task, decision.revision)
+            return
+        message = f"other tasks changed {ATTEMPTS} times in a row while {placement.task_id} was to be started"
+        raise RevisionConflict(message)
+
+    async def _catch_up(self) -> None:
+        """Let what came before the newest decision on the board arrive, which takes about a millisecond."""
+        for _ in range(CATCH_UP_LOOKS):
+            if self._board.last_task >= self._board.newest_task:
+                return
+            await self._clock.sleep(CATCH_UP_SECONDS)

@@ -213,3 +213,14 @@ async def test_the_log_knows_when_it_was_made(plumbing: Plumbing) -> None:
     """A snapshot of another log can be told."""
     assert await plumbing.log.created_at() == await plumbing.log.created_at()
     assert (await plumbing.log.created_at()).tzinfo is not None
+
+
+async def test_append_of_a_kind_stands_on_all_entities_of_it(plumbing: Plumbing) -> None:
+    """Whoever lacks a decision about any of the kind is refused, and what others of another kind did does not count."""
+    first = await plumbing.log.append(plumbing.decision("d1"), expected=0)
+    second = await plumbing.log.append(plumbing.decision("d2", "r2"), expected=0)
+    with pytest.raises(RevisionConflict):
+        await plumbing.log.append(plumbing.decision("d3"), expected=first, of_kind=True)
+    third = await plumbing.log.append(plumbing.decision("d4"), expected=second, of_kind=True)
+    assert ids(await plumbing.log.load("run", "r1")) == ["d1", "d4"]
+    assert third > second

@@ -303,8 +303,8 @@ class FlinchingLog(MemoryEventLog):
         super().__init__("default", clock)
         self._flinched: set[str] = set()
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
-        sequence = await super().append(envelope, expected=expected)
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
+        sequence = await super().append(envelope, expected=expected, of_kind=of_kind)
         if envelope.entity == DELIVERY.name and envelope.id not in self._flinched:
             self._flinched.add(envelope.id)
             message = "the answer was lost"

@@ -14,6 +14,6 @@
 A seed decides everything: the same seed gives the same trace, message by message. ``make simulate SEEDS=1000`` runs
 the seeds from 0; ``SEED=7`` runs one and prints its trace.
 
-Limits: one scheduler, because placement is by one; hosts share one store of git objects; a service's own threads do
+Limits: hosts share one store of git objects; a service's own threads do
 not exist here, so that file tools are twins; crashes come between two uses of a port, which is where all effects are.
 """

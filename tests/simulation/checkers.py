@@ -272,11 +272,14 @@ def checkpoints_hold_what_calls_did(seen: Seen) -> Iterator[str]:
     asked = {event.call_id: event for event in seen.events("run") if isinstance(event, ToolCallRequested)}
     for id, environment in seen.environments.items():
         done: list[str] = []
+        bases: tuple[str, ...] = ()
         for event in seen.events("environment", id):
             if isinstance(event, EnvironmentMoved):
                 held = seen.world.commits.get(event.checkpoint, {}).get(MARKS, "").splitlines()
                 done = [name for name in done if f"end {name}" in held]
             if isinstance(event, EnvironmentPrepared):
+                if event.bases != bases:  # Made anew: what it began from is not the work of its task any more.
+                    done, bases = [], event.bases
                 yield from _wrong_checkpoint(seen, event.commit, event.tree, done)
             if isinstance(event, CallEnd) and event.checkpoint:
                 call = asked.get(event.call_id)

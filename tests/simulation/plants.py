@@ -19,18 +19,18 @@ STORED_AFTER_SECONDS = 0.05
 class _AcknowledgesFirst(ProcessLog):
     """Answers at once, and stores a little later, if the process lives for so long."""
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         sequence = await self._log.last_sequence() + 1
         self._process.network.acknowledged.append((sequence, envelope.id))
-        asyncio.get_running_loop().create_task(self._store(envelope, expected))
+        asyncio.get_running_loop().create_task(self._store(envelope, expected, of_kind))
         await self._process.awake()
         return sequence
 
-    async def _store(self, envelope: Envelope, expected: int) -> None:
+    async def _store(self, envelope: Envelope, expected: int, of_kind: bool) -> None:
         await asyncio.sleep(STORED_AFTER_SECONDS)
         await self._process.awake()
         try:
-            await self._log.append(envelope, expected=expected)
+            await self._log.append(envelope, expected=expected, of_kind=of_kind)
         except RevisionConflict:
             return
 
@@ -38,7 +38,7 @@ class _AcknowledgesFirst(ProcessLog):
 class _AppendsAnyhow(ProcessLog):
     """Appends at whatever revision the entity has."""
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         last = await self._log.last(envelope.entity, envelope.entity_id)
         return await super().append(envelope, expected=last.sequence if last is not None else 0)
 

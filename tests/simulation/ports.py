@@ -48,10 +48,12 @@ class ProcessLog:
         self._log = log
         self.tenant = log.tenant
 
-    async def append(self, envelope: Envelope, *, expected: int) -> int:
+    async def append(self, envelope: Envelope, *, expected: int, of_kind: bool = False) -> int:
         kinds = tuple(type(event).__name__ for event in envelope.events)
         what = ("append", envelope.entity_id, expected, *kinds)
-        sequence = await self._process.call(what, lambda: self._log.append(envelope, expected=expected))
+        sequence = await self._process.call(
+            what, lambda: self._log.append(envelope, expected=expected, of_kind=of_kind)
+        )
         self._process.network.acknowledged.append((sequence, envelope.id))
         return sequence
 

@@ -48,6 +48,8 @@ HOSTS = ("north", "south")
 # The share of seeds in which a host that stands still for longer than a lease loses its environments to the other.
 BUNDLED = 0.35
 CONTROL = "control"
+CONTROL_TOO = "control-too"
+TWO_SCHEDULERS = 0.4
 KINDS = ("power", "away", "clock", "connection", "crash", "crash", "freeze", "hand", "none", "none")
 FAULTS_UNTIL_SECONDS = 40.0
 SETTLE_SECONDS = 80.0
@@ -164,6 +166,7 @@ class Simulation:
         self.workload = Workload(self.chance)
         self.observed = Observed()
         self.bundled = self.chance.random() < BUNDLED
+        self.two_schedulers = self.chance.random() < TWO_SCHEDULERS
         self.world = World(HOSTS, self.observed.has_ended, self.observed.home, shared=not self.bundled)
         self.bugs: list[str] = []
         self.told: list[str] = []
@@ -337,8 +340,10 @@ class Simulation:
 
         self.network = Network(Memory(clock=TrueClock()), self.faults)
         await self.network.memory.log.follow(self.observed.see, after=0)
-        for service, host in (("scheduler", CONTROL), ("notifier", CONTROL)):
-            self.start(service, host)
+        self.start("scheduler", CONTROL)
+        self.start("notifier", CONTROL)
+        if self.two_schedulers:
+            self.start("scheduler", CONTROL_TOO)
         for host in HOSTS:
             self.start("environment_manager", host)
             self.start("agent_runner", host)
