@@ -24,7 +24,7 @@ def test_interrupting_only_stops_watching(gateway: StubGateway) -> None:
         assert process.stdout.readline() == "shop-1:\n"
         assert "attempt 1 with agent coder" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=50)
     assert process.returncode == 130
     assert "the task goes on" in error
     assert "Traceback" not in error
