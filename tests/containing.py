@@ -25,13 +25,14 @@ class Place:
 
     def __init__(self, home: Path, engine: Engine, worker: Worker) -> None:
         self.home, self.engine, self.worker = home, engine, worker
+        self.marks = {labels.TENANT: "tests", labels.HOST: "here"}
         self.workspaces = GitWorkspaces(home)
         self.sandboxes = ContainerSandboxes(
             home,
             worker,
             directory=self.workspaces.directory,
             mirror=self.workspaces.mirror,
-            marks={labels.TENANT: "tests", labels.HOST: "here"},
+            marks=self.marks,
         )
         self.workspaces.restored = self.sandboxes.give_workspace
         self.processes = ShimProcesses(self.workspaces.directory, containers=self.sandboxes)
@@ -63,4 +64,4 @@ class Place:
         return ended, (await self.processes.output(id, call, NOTHING, limit_bytes=100_000)).decode()
 
     async def container(self, id: str) -> str:
-        return str((await self.engine.inspect(labels.sandbox_name(id)))["Id"])
+        return str((await self.engine.inspect(self.sandboxes.name(id)))["Id"])

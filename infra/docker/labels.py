@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 TENANT = "cairn.tenant"
 HOST = "cairn.host"
@@ -37,14 +38,19 @@ COMPOSE_PROJECT = "com.docker.compose.project"
 COMPOSE_SERVICE = "com.docker.compose.service"
 
 
-def sandbox_name(environment_id: str) -> str:
-    """The name of the container that an environment's processes run in."""
-    return f"{compose_project(environment_id)}-sandbox"
+def installation(marks: Mapping[str, str]) -> str:
+    """Which installation the labels ``marks`` tell of: several may use one engine and name environments alike."""
+    return " ".join(marks[name] for name in (TENANT, HOST, HOME) if name in marks)
 
 
-def compose_project(environment_id: str, installation: str = "") -> str:
+def sandbox_name(environment_id: str, installation: str) -> str:
+    """The name of the container that the processes of an environment of an installation run in."""
+    return f"{compose_project(environment_id, installation)}-sandbox"
+
+
+def compose_project(environment_id: str, installation: str) -> str:
     """The name of the Compose project of an environment of an installation: lower case, as Compose asks, and different
     for each."""
-    digest = hashlib.sha256(f"{environment_id} {installation}".strip().encode()).hexdigest()[:10]
+    digest = hashlib.sha256(f"{environment_id} {installation}".encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9]+", "-", environment_id.lower()).strip("-")[:40].rstrip("-")
     return f"cairn-{readable}-{digest}" if readable else f"cairn-{digest}"

@@ -191,7 +191,7 @@ async def test_taken_warm(place: Place, source: Path, id: str) -> None:
     following = place.again()
     await following.sandboxes.begin()
     left = {item["Names"][0] for item in await place.engine.containers({labels.HOME: str(place.home)})}
-    assert left == {f"/{labels.sandbox_name(f'{id}-{number}')}" for number in (1, 2)}
+    assert left == {f"/{place.sandboxes.name(f'{id}-{number}')}" for number in (1, 2)}
     assert (await following.run(f"{id}-2", "cat README.md"))[1] == "shop\n"
 
 
@@ -203,14 +203,14 @@ async def test_only_orphans_of_its_own_are_swept(place: Place, source: Path, id:
     await place.workspaces.remove(f"{id}-2")
     foreign = {"Image": BASE_IMAGE, "Cmd": ["sleep", "60"]}
     others = [
-        await place.engine.create(foreign, name=labels.sandbox_name(f"{id}-3")),
+        await place.engine.create(foreign, name=labels.sandbox_name(f"{id}-2", "another installation")),
         await place.engine.create(
             {**foreign, "Labels": {labels.ROLE: labels.SANDBOX, labels.HOME: "/elsewhere"}}, name=f"{id}-4"
         ),
     ]
     try:
         removed = await place.sandboxes.sweep(place.workspaces.existing)
-        assert removed == [labels.sandbox_name(f"{id}-2")]
+        assert removed == [place.sandboxes.name(f"{id}-2")]
         assert (await place.run(f"{id}-1", "echo here"))[1] == "here\n"
         for container in others:
             await place.engine.inspect(container)
@@ -242,7 +242,7 @@ async def test_outward_through_the_allow_list(place: Place, source: Path, id: st
 async def test_services_by_their_names(place: Place, source: Path, id: str) -> None:
     """A container joins the services that its environment composes over a network that leads nowhere else, and joins
     them again when it is started anew; one that is to reach nothing does not."""
-    systems = DockerCompose(place.home)
+    systems = DockerCompose(place.home, marks=place.marks)
     marks = {
         **systems.labels(),
         labels.ENVIRONMENT: id,

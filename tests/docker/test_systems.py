@@ -225,7 +225,7 @@ async def test_sandbox_reaches_services_by_name(environment: Composing, engine: 
             "Labels": {labels.ENVIRONMENT: environment.id, labels.ROLE: labels.SANDBOX},
             "HostConfig": {"NetworkMode": "none", "Init": True},
         },
-        name=labels.sandbox_name(environment.id),
+        name=labels.sandbox_name(environment.id, labels.installation(environment.compose.labels())),
     )
     try:
         await engine.start(sandbox)

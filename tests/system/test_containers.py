@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.docker import labels
+from infra.settings import Settings
 from tests.engine import BASE_IMAGE, require
 from tests.model_server import ModelServer
 from tests.system.checks import assert_calls_ended_once
@@ -38,6 +39,11 @@ def containers(stack: SystemStack) -> dict[str, str]:
     return dict(line.split() for line in printed.splitlines())
 
 
+def name_of(stack: SystemStack, environment: str) -> str:
+    marks = {labels.TENANT: "default", labels.HOST: Settings().host, labels.HOME: str(stack.home)}
+    return labels.sandbox_name(environment, labels.installation(marks))
+
+
 @pytest.mark.parametrize("kind", ["model", "program"])
 def test_the_main_job(stack: SystemStack, model: ModelServer, tmp_path: Path, kind: str) -> None:
     """The environment-manager is killed while a command runs in a container: the next one takes its whole output and
@@ -50,9 +56,9 @@ def test_the_main_job(stack: SystemStack, model: ModelServer, tmp_path: Path, ki
     id = f"{task}-development"
     output = stack.home / "environments" / id / "calls"
     wait_until(lambda: any(b"\n500\n" in path.read_bytes() for path in output.glob("*/output")), "the command runs")
-    held = containers(stack)[labels.sandbox_name(id)]
+    held = containers(stack)[name_of(stack, id)]
     stack.until_back("environment-manager", stack.kill("environment-manager"))
-    assert containers(stack)[labels.sandbox_name(id)] == held
+    assert containers(stack)[name_of(stack, id)] == held
     (stack.home / "environments" / id / "home" / "go").touch()
     stack.feed.ended(task)
 
@@ -81,4 +87,4 @@ def test_an_image_that_is_not_there(stack: SystemStack, tmp_path: Path) -> None:
     failed = stack.feed.until("EnvironmentPreparationFailed", task).event
     assert failed["cause"] == "image-missing"
     assert "docker pull cairn.invalid/absent:1" in failed["detail"]
-    assert [name for name in containers(stack) if labels.sandbox_name(f"{task}-development") == name] == []
+    assert [name for name in containers(stack) if name_of(stack, f"{task}-development") == name] == []

@@ -87,7 +87,7 @@ class DockerCompose:
             await self._engine.close()
 
     def project(self, environment_id: str) -> str:
-        return labels.compose_project(environment_id, " ".join(self._marks.values()))
+        return labels.compose_project(environment_id, labels.installation(self._marks))
 
     def _of(self, environment_id: str) -> dict[str, str]:
         return {
@@ -277,7 +277,7 @@ class DockerCompose:
         from infra.docker.engine import NotThere
 
         try:
-            sandbox = await engine.inspect(labels.sandbox_name(environment_id))
+            sandbox = await engine.inspect(labels.sandbox_name(environment_id, labels.installation(self._marks)))
         except NotThere:
             return False
         if sandbox["Config"]["Labels"].get(labels.NETWORK) == "none":

@@ -182,7 +182,7 @@ class ContainerSandboxes:
         ours = {labels.ROLE: labels.SANDBOX, labels.HOME: str(self._home)}
         found = await self._open().containers(ours)
         # In this order: one that comes to be meanwhile is not among those that were found.
-        wanted = {f"/{labels.sandbox_name(id)}" for id in await living()}
+        wanted = {f"/{self.name(id)}" for id in await living()}
         removed = []
         for container in found:
             name = container["Names"][0]
@@ -193,6 +193,10 @@ class ContainerSandboxes:
             shutil.rmtree(self._warm / container["Labels"].get(labels.WARM, "-"), ignore_errors=True)
             removed.append(name.lstrip("/"))
         return removed
+
+    def name(self, environment_id: str) -> str:
+        """Of the environment's container."""
+        return labels.sandbox_name(environment_id, labels.installation(self._marks))
 
     # ---- for the processes
 
@@ -205,14 +209,14 @@ class ContainerSandboxes:
         directory = self._directory(environment_id)
         kind = self.kind(environment_id)
         assert kind is not None
-        name = labels.sandbox_name(environment_id)
+        name = self.name(environment_id)
         await self._open().remove(name)
         await asyncio.to_thread(self.give, directory)
         await self._run(name, directory, kind, {labels.ENVIRONMENT: environment_id})
         await self.started(environment_id)
 
     async def remove(self, environment_id: str) -> None:
-        await self._open().remove(labels.sandbox_name(environment_id))
+        await self._open().remove(self.name(environment_id))
 
     inside = INSIDE
 
@@ -339,7 +343,7 @@ class ContainerSandboxes:
             if not await _answers(folder, shim.SOCKET):
                 continue
             try:
-                await self._open().rename(f"cairn-warm-{folder.name}", labels.sandbox_name(environment_id))
+                await self._open().rename(f"cairn-warm-{folder.name}", self.name(environment_id))
             except (Permanent, Transient):
                 continue  # Another environment took it, or it is gone.
             await asyncio.to_thread(_move_into, directory, folder)
