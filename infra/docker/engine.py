@@ -37,7 +37,7 @@ class Conflicts(Permanent):
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """What a command in a container printed (both streams, in order) and how it ended."""
+    """What a command in a container printed, both streams as they came, and how it ended."""
 
     exit_code: int
     output: bytes
