@@ -329,3 +329,14 @@ def test_commands_are_derived_from_requests() -> None:
     assert isinstance(publish, PublishBranch)
     assert publish.commit == "c1"
     assert publish.description == "All of it.\n\nAcceptance criteria:\n- it adds up\n\nMended it.\n\nTask shop-1"
+
+
+def test_room_is_what_those_started_since_have_left() -> None:
+    """A placement made before another agent was started is looked at again: of the whole and of its project."""
+    first, second, other = running(task(1)), task(2), running(task(1, project="blog"))
+    placed = policy.Placement(second.id, "development", "model")
+    projects = {"shop": Project(id="shop", settings=settings(agents_at_once=1))}
+    assert policy.has_room(placed, {second.id: second}, projects, agents_at_once=1)
+    assert not policy.has_room(placed, {first.id: first, second.id: second}, projects, agents_at_once=5)
+    assert policy.has_room(placed, {other.id: other, second.id: second}, projects, agents_at_once=2)
+    assert not policy.has_room(placed, {other.id: other, second.id: second}, projects, agents_at_once=1)
