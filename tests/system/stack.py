@@ -371,6 +371,10 @@ class SystemStack:
     def read_models(self) -> dict[str, Any]:
         """Everything that the read models hold of what there is now."""
         last = self.last_sequence()
+        time.sleep(1.0)  # What a task that ended leaves behind is taken away beside the tests.
+        while (now := self.last_sequence()) != last:
+            last = now
+            time.sleep(1.0)
         self.get("/projects", wait_for=last)
         lists = ("projects", "tasks", "environments", "pull-requests", "deliveries")
         found: dict[str, Any] = {path: self.items(f"/{path}") for path in lists}
