@@ -59,7 +59,9 @@ class Shim:
         self.selector = selectors.DefaultSelector()
         self.wakeup = Wakeup((signal.SIGCHLD, signal.SIGTERM))
         self.inherited: dict[str, str] = {}  # below what an order says: what the image of a container sets
-        self.markers = {DIRECTORY_VARIABLE: os.environ[DIRECTORY_VARIABLE]}
+        # A warm container learns only by its orders which environment it became.
+        known = (name for name in (ENVIRONMENT_VARIABLE, DIRECTORY_VARIABLE) if name in os.environ)
+        self.markers = {name: os.environ[name] for name in known}
         self.contained = False
         self.relay = 0  # the pid of the relay, in a container that reaches outward
 
