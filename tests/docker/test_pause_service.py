@@ -39,3 +39,13 @@ async def test_what_others_paused_stays_theirs(ground: Ground) -> None:
     await ground.engine.unpause(ground.made["api"])
     await ground.undo()
     assert not (await ground.state("api"))["Paused"]
+
+
+async def test_several_undo_it_at_once(ground: Ground) -> None:
+    """Service and reaper undo the same pause in the same moment: it is undone, and for none of them it is stuck."""
+    await ground.up("api")
+    for _ in range(4):
+        await ground.inject(PauseService(service="api", duration_seconds=60))
+        undone = await asyncio.gather(*(ground.another().undo(f"{ground.environment}-f1") for _ in range(4)))
+        assert [each.stuck for each in undone] == [()] * 4
+        assert not (await ground.state("api"))["Paused"]

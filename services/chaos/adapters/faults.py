@@ -20,7 +20,7 @@ from events import faults
 from events.errors import Permanent, Transient
 from events.faults import KINDS, AnyFault, DropNetwork
 from infra.docker import labels
-from infra.docker.engine import Conflicts, Engine, Json, NotThere
+from infra.docker.engine import Engine, Json, NotThere
 from infra.settings import Settings
 from services.chaos import targets
 from services.chaos.adapters import image, records
@@ -46,6 +46,8 @@ METHODS: dict[type[faults.Fault], Method] = {
 }
 # How long what could not be done is taken to stay so.
 LOOK_AGAIN_SECONDS = 30.0
+# How long to wait before what is left is looked at again, each time; then it is stuck.
+UNDO_AGAIN_SECONDS = (0.1, 0.5)
 COMPOSE_NUMBER = "com.docker.compose.container-number"
 
 
@@ -257,7 +259,16 @@ class DockerFaults:
         return hit
 
     async def _undo_record(self, id: str) -> str:
-        """What is left, said with its container; empty where nothing is."""
+        """What is left, said with its container; empty where nothing is. Who undoes the same fault at the same time
+        (the chaos service and its reaper do) may make the engine refuse one of the two: then it is looked at again, and
+        what was undone by the other is undone."""
+        for seconds in UNDO_AGAIN_SECONDS:
+            if not await self._undo_once(id):
+                return ""
+            await asyncio.sleep(seconds)
+        return await self._undo_once(id)
+
+    async def _undo_once(self, id: str) -> str:
         record = await inspect(self._engine, id)
         if record is None:
             return ""
@@ -270,9 +281,6 @@ class DockerFaults:
             return f"{name} does not belong to {found.target}: {found.fault.kind} is not undone there"
         try:
             left = await METHODS[type(found.fault)].undo(self._ground, record, hit)
-        except (NotThere, Conflicts):
-            # Somebody else undoes it too, or the container went meanwhile: whoever reconciles looks again.
-            return "" if await inspect(self._engine, id) is None else f"{name}: {found.fault.kind} is being undone"
         except (Permanent, Transient) as error:
             left = str(error)
         return f"{name}: {left}" if left else ""
