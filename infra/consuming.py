@@ -10,6 +10,11 @@ from infra.ports import CommandHandler
 from infra.service import Runtime
 from infra.telemetry import processing
 
+# After so long a command is handed out again whose process died or stands still. Mostly its successor on the host gives
+# it back at once (``infra.leases``), but not what was on its way into the process when it died. One that lives and
+# stands still for longer has the command handled twice, which costs time only.
+LEASE_SECONDS = 10.0
+
 
 def consumer(
     runtime: Runtime,
@@ -19,7 +24,7 @@ def consumer(
     filters: Sequence[str],
     handler: CommandHandler,
     concurrency: int,
-    lease_seconds: float = 30.0,
+    lease_seconds: float = LEASE_SECONDS,
     remember_leases: bool = True,
 ) -> Consumer:
     """``durable`` is shared by all processes that take from the same queue. ``remember_leases`` costs a file for each
