@@ -171,7 +171,7 @@ class SystemStack:
         given = dict(settings or {})
         worker = {"isolation": "worktree", **given.pop("worker", {})}
         self._settings = {"gateway": {"port": 0}, "worker": worker, **given}
-        self._agents: dict[str, Mapping[str, Any]] = {}
+        self.agents: dict[str, Mapping[str, Any]] = {}
         self._write_settings()
 
     def __enter__(self) -> Self:
@@ -298,7 +298,7 @@ class SystemStack:
 
     def agent(self, name: str, **fields: Any) -> None:
         """Describe one more agent; the running scheduler reads the file again."""
-        self._agents[name] = fields
+        self.agents[name] = fields
         self._write_settings()
 
     # ---- doing harm
@@ -397,7 +397,7 @@ class SystemStack:
         self.until_back("projector", self.kill("projector"))
 
     def _write_settings(self) -> None:
-        document = {**self._settings, "agents": self._agents}
+        document = {**self._settings, "agents": self.agents}
         fresh = self.settings_file.with_name(".cairn.toml")
         fresh.write_text("".join(_sections("", document)))
         fresh.replace(self.settings_file)

@@ -125,7 +125,7 @@ def test_instructions_changed_between_kill_and_restart(stack: SystemStack, model
     """The present ones are used once they are accepted, and not before."""
     title = "Changed instructions"
     run = Interrupted(stack, model, tmp_path, title)
-    agent = dict(stack._agents["anthropic"])
+    agent = dict(stack.agents["anthropic"])
     with stack.away("agent-runner"):
         stack.agent("anthropic", **agent, instructions="Speak like a pirate.")
     try:
