@@ -23,6 +23,8 @@ SERVICE = "service"
 FAULT = "fault"
 REAPER = "reaper"
 PROXY = "proxy"
+# No container, but the lease of an installation: a volume.
+INSTALLATION = "installation"
 
 # What a sandbox may reach: the name of a network policy (``events.sandboxes.NETWORKS``).
 NETWORK = "cairn.network"

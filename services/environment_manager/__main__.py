@@ -20,6 +20,7 @@ from infra.sender import Sender
 from infra.service import Runtime, run
 from services.environment_manager import tools
 from services.environment_manager.adapters.compose import DockerCompose
+from services.environment_manager.adapters.installations import DockerInstallations
 from services.environment_manager.adapters.processes import ShimProcesses
 from services.environment_manager.adapters.programs import try_program
 from services.environment_manager.adapters.sandboxes import ContainerSandboxes
@@ -33,7 +34,7 @@ from services.environment_manager.moving import Moving
 from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.people import People
-from services.environment_manager.ports import FileTools, Processes, Sandboxes, Systems, Workspaces
+from services.environment_manager.ports import FileTools, Installations, Processes, Sandboxes, Systems, Workspaces
 from services.environment_manager.preflight import Preflight
 from services.environment_manager.pull_requests import PullRequestHandlers
 from services.environment_manager.systems import ComposedSystems
@@ -55,9 +56,11 @@ class EnvironmentManager:
         preflight: Preflight,
         systems: Systems | None = None,
         sandboxes: Sandboxes | None = None,
+        installations: Installations | None = None,
     ) -> None:
         settings, jetstream = runtime.settings, runtime.jetstream
         self._systems = systems
+        self._installations = installations
         composed = (
             ComposedSystems(systems, jetstream.log, tenant=settings.tenant, host=settings.host)
             if systems is not None
@@ -98,7 +101,7 @@ class EnvironmentManager:
         )
         moving = Moving(plumbing, self._executor, self._hosts)
         handlers = Handlers(plumbing, self._executor, moving, pull_requests)
-        self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare, composed)
+        self._keeper = Keeper(jetstream.log, plumbing, self._executor, handlers.prepare, composed, installations)
         handlers.remove = self._keeper.remove
         people = People(plumbing, self._executor, moving, handlers, self._keeper)
         tenant, host, service = settings.tenant, settings.host, subjects.ENVIRONMENT_MANAGER
@@ -166,7 +169,7 @@ class EnvironmentManager:
             await taking.stop(STOP_SECONDS)
         await self._following.close()
         await self._executor.stop()
-        for closing in (self._sandboxes, self._systems):
+        for closing in (self._sandboxes, self._systems, self._installations):
             if closing is not None:
                 await closing.close()
 
@@ -201,7 +204,10 @@ async def start(runtime: Runtime) -> EnvironmentManager:
             sandboxes.give_file(workspace, arguments.path)
         return shown
 
-    manager = EnvironmentManager(runtime, workspaces, processes, execute_file_tool, preflight, systems, sandboxes)
+    installations = DockerInstallations(runtime.clock, {**marks, labels.HOME: str(settings.home_path)})
+    manager = EnvironmentManager(
+        runtime, workspaces, processes, execute_file_tool, preflight, systems, sandboxes, installations
+    )
     return await manager.start()
 
 

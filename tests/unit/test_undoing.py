@@ -16,6 +16,7 @@ from tests.unit.chaos_twins import containers
 HIT = containers("shop-7-test")[0]
 MARKS = records.written(
     owner="owner",
+    home="",
     tenant="acme",
     host="build-1",
     experiment_id="",

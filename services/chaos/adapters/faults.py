@@ -69,7 +69,7 @@ class DockerFaults:
         home: str = "",
     ) -> None:
         self._engine = engine
-        self._ground = Ground(engine, image, tenant, host, owner)
+        self._ground = Ground(engine, image, tenant, host, owner, home)
         self._base_image = base_image
         self._projects = frozenset(projects)
         self._home = home

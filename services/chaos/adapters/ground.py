@@ -28,6 +28,7 @@ class Ground(msgspec.Struct, frozen=True):
     tenant: str
     host: str
     owner: str
+    home: str = ""
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,7 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     def labels(self, ground: Ground, before: Json | None = None) -> dict[str, str]:
         return records.written(
             owner=ground.owner,
+            home=ground.home,
             tenant=ground.tenant,
             host=ground.host,
             experiment_id=self.experiment_id,
@@ -100,7 +102,9 @@ async def run_once(
     engine = ground.engine
     marks = {
         labels.ROLE: labels.FAULT,
+        labels.TENANT: ground.tenant,
         labels.HOST: ground.host,
+        labels.HOME: ground.home,
         records.OWNER: ground.owner,
         records.FAULT: fault_id,
         records.PART: words[0],

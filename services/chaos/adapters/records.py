@@ -7,7 +7,6 @@ to the engine. A held fault's record is its holder; that of another fault is a c
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import msgspec
@@ -33,13 +32,11 @@ OWNER = "cairn.fault.owner"
 # A container that only does something and ends; it is no record.
 PART = "cairn.fault.part"
 
-# Records are removed by who undoes them; sweeps by expiry come long after, when nobody is left to.
-KEPT_SECONDS = 86_400
-
 
 def written(
     *,
     owner: str,
+    home: str,
     tenant: str,
     host: str,
     experiment_id: str,
@@ -55,9 +52,9 @@ def written(
     return {
         labels.TENANT: tenant,
         labels.HOST: host,
+        labels.HOME: home,
         labels.ROLE: labels.FAULT,
         labels.EXPERIMENT: experiment_id,
-        labels.EXPIRES: str(math.ceil(until) + KEPT_SECONDS),
         **environment,
         OWNER: owner,
         FAULT: fault_id,
