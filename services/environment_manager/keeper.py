@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from events.envelope import Recorded
-from events.environment import Environment, PrepareEnvironment
+from events.environment import ENVIRONMENT, Environment, PrepareEnvironment
 from events.errors import CairnError
 from events.kernel import Event
 from events.run import RUN, Run
@@ -25,7 +25,7 @@ from services.environment_manager import reconcile
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.inspection import Inspector
-from services.environment_manager.ports import Installations
+from services.environment_manager.ports import Kept
 from services.environment_manager.systems import ComposedSystems
 
 logger = structlog.get_logger()
@@ -47,10 +47,8 @@ class Keeper:
         executor: Executor,
         prepare: PrepareAgain,
         systems: ComposedSystems | None = None,
-        installations: Installations | None = None,
     ) -> None:
         self._systems = systems
-        self._installations = installations
         self._log = log
         self._plumbing = plumbing
         self._executor = executor
@@ -58,6 +56,7 @@ class Keeper:
         self._inspector = Inspector(plumbing, executor)
         self._removals: set[asyncio.Task[object]] = set()
         self._agrees = True
+        self._explained: set[str] = set()
         executor.displaced = self._displaced
 
     async def start(self) -> Following:
@@ -68,7 +67,8 @@ class Keeper:
 
     async def run(self) -> None:
         while True:
-            await self._plumbing.clock.sleep(INTERVAL_SECONDS if self._agrees else RETRY_SECONDS)
+            agrees = await self._keep_checkpoints() and self._agrees
+            await self._plumbing.clock.sleep(INTERVAL_SECONDS if agrees else RETRY_SECONDS)
             self._agrees = await self._keep_all()
 
     async def _keep_all(self) -> bool:
@@ -78,22 +78,10 @@ class Keeper:
         ids = {*await workspaces.existing(), *await workspaces.vanished()}
         if self._systems is not None:
             ids |= await self._systems.leftover()
-        swept = await self._sweep()
-        return all([swept, *[await self._keep_one(id) for id in sorted(ids)]])
-
-    async def _sweep(self) -> bool:
-        """What is in the engine and belongs to no environment; False where the engine did not let it be looked for."""
-        try:
-            if self._plumbing.sandboxes is not None:
-                for name in await self._plumbing.sandboxes.sweep(self._plumbing.workspaces.existing):
-                    logger.warning("orphan removed", container=name, reason="no environment has it")
-            if self._installations is not None:
-                for name in await self._installations.keep():
-                    logger.warning("orphan removed", name=name, reason="its installation is gone for good")
-        except CairnError as error:
-            logger.warning("not swept", error=str(error))
-            return False
-        return True
+        if self._plumbing.sandboxes is not None:
+            for name in await self._plumbing.sandboxes.sweep(workspaces.existing):
+                logger.warning("orphan removed", container=name, reason="no environment has it")
+        return all([await self._keep_one(id) for id in sorted(ids)])
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)
@@ -157,6 +145,34 @@ class Keeper:
             await self._say_removed(id, "workspace", id, reason)
         await self._plumbing.workspaces.remove(id)
         logger.warning("orphan removed", environment=id, reason=reason)
+
+    async def _keep_checkpoints(self) -> bool:
+        """What keeps checkpoints that nobody can ask for goes. It was listed before the log was read, and goes only as
+        it was listed: what another process makes meanwhile stays."""
+        try:
+            found = await self._plumbing.workspaces.kept()
+        except CairnError as error:
+            logger.warning("checkpoints not listed", error=str(error))
+            return False
+        unsure = [kept for kept in found if kept.environment_id not in self._explained]
+        return all([await self._keep_checkpoints_of(kept) for kept in unsure])
+
+    async def _keep_checkpoints_of(self, kept: Kept) -> bool:
+        id = kept.environment_id
+        try:
+            last = await self._plumbing.log.last(ENVIRONMENT.name, id)
+            reason = reconcile.unexplained(last.envelope.events if last is not None else ())
+            if reason and last is not None:  # What was said last does not tell; all of it does, and is short.
+                reason = reconcile.unexplained(await self._events(ENVIRONMENT.name, id))
+            if not reason:
+                self._explained.add(id)
+            elif await self._plumbing.workspaces.forget(kept):
+                await self._say_removed(id, "checkpoints", id, reason)
+                logger.warning("orphaned checkpoints removed", environment=id, reason=reason)
+        except CairnError as error:
+            logger.warning("checkpoints not reconciled", environment=id, error=str(error))
+            return False
+        return True
 
     async def _say_removed(self, id: str, kind: str, name: str, reason: str) -> None:
         cause = self._cause(id, "orphan")

@@ -46,6 +46,14 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     diff: str = ""
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What keeps the checkpoints of an environment in one repository of this host: the refs, each with its commit."""
+
+    environment_id: str
+    repository: str
+    refs: tuple[tuple[str, str], ...]
+
+
 class Published(msgspec.Struct, frozen=True, kw_only=True):
     """A branch that the remote took. ``diff`` is the unified diff from the merge base, with git's own wording."""
 
@@ -128,6 +136,13 @@ class Workspaces(Protocol):
     async def remove(self, environment_id: str) -> None:
         """Remove the worktree; checkpoints stay. Idempotent."""
 
+    async def kept(self) -> list[Kept]:
+        """What keeps the checkpoints on this host, of environments that have no directory here any more too."""
+
+    async def forget(self, kept: Kept) -> bool:
+        """Remove these refs, all or none: raises ``Permanent`` (``git-refused``) where one of them is not as it was
+        when they were read. False where the environment has a directory here: then they stay."""
+
     async def existing(self) -> list[str]:
         """The ids of all environments that have a directory on this host."""
 
@@ -209,16 +224,6 @@ class Sandboxes(Protocol):
 
     async def sweep(self, living: Callable[[], Awaitable[Collection[str]]]) -> list[str]:
         """Remove the containers of this installation that serve none of the ``living`` environments: their names."""
-
-    async def close(self) -> None: ...
-
-
-class Installations(Protocol):
-    """What this installation, and others of its tenant that use the same engine, have there."""
-
-    async def keep(self) -> list[str]:
-        """Show that this installation is here, and remove what one has left that was not for long: the names of that.
-        Raises ``Transient`` and ``Permanent`` where the engine does not answer or refuses."""
 
     async def close(self) -> None: ...
 

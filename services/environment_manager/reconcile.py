@@ -7,7 +7,15 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from events.calls import OF_THE_RUNNER, call_of_check, call_of_request, call_of_run
-from events.environment import Environment, ExecuteTool, PrepareEnvironment, ToolCallStarted
+from events.environment import (
+    Environment,
+    EnvironmentPreparationFailed,
+    ExecuteTool,
+    OrphanRemoved,
+    PrepareEnvironment,
+    ToolCallStarted,
+)
+from events.kernel import Event
 from events.run import Run
 from events.task import CheckRequested, TaskCancelled, TaskCompleted
 from events.task_state import Task
@@ -94,6 +102,14 @@ def reconcile(
     untold = [wanted[id] for id in ordered if id in environment.ended and wanted[id].check_stage]
     looking = [Inspect()] if active and not missing and not environment.running else []
     return [*unwanted, *strays, *map(Continue, [*missing, *untold]), *looking]
+
+
+def unexplained(events: Iterable[Event]) -> str:
+    """Why the checkpoints of an environment of which the log tells this can go; empty where they stay. Those of one
+    that was ever prepared stay for ever: replay, forks, exports and whoever takes it over begin from them. The end of
+    its events says the same as all of them wherever it answers that they stay."""
+    said = [event for event in events if not isinstance(event, EnvironmentPreparationFailed | OrphanRemoved)]
+    return "" if said else "it is not in the log"
 
 
 def prepare_again(environment: Environment) -> PrepareEnvironment:

@@ -272,3 +272,57 @@ async def test_diff_and_checkout_of_checkpoints(workspaces: GitWorkspaces, sourc
         await refused(workspaces.checkout(str(source), made.commit, tmp_path / "out"))
     ).slug == "directory-not-empty"
     assert list(tmp_path.glob(".out*")) == []
+
+
+# ---- what is left of an environment that nobody knows
+
+
+def refs_of(workspaces: GitWorkspaces, source: Path, id: str) -> list[str]:
+    listed = git(workspaces.mirror(str(source)), "for-each-ref", "--format=%(refname)", f"refs/cairn/{id}/")
+    return listed.splitlines()
+
+
+async def test_refs_of_an_environment_are_forgotten_and_nothing_else(workspaces: GitWorkspaces, source: Path) -> None:
+    """All of them, packed ones too; only where it has no directory, and not what was made since they were listed."""
+    one, two = "shop-1-development", "shop-1-development-2"
+    for id in (one, two):
+        workspace = (await prepared(workspaces, source, id)).workspace
+        write(workspace, {"a.txt": id})
+        first = await workspaces.checkpoint(id, "first")
+        write(workspace, {"a.txt": f"{id} again"})
+        await workspaces.checkpoint(id, "second")
+        await workspaces.restore(id, first.commit)
+        git(workspaces.mirror(str(source)), "pack-refs", "--all")
+    kept = {item.environment_id: item for item in await workspaces.kept()}
+    assert set(kept) == {one, two}
+    assert len(kept[one].refs) == len(refs_of(workspaces, source, one)) == 2
+
+    assert not await workspaces.forget(kept[one])
+    await workspaces.remove(one)
+    assert await workspaces.forget(kept[one])
+
+    assert refs_of(workspaces, source, one) == []
+    assert len(refs_of(workspaces, source, two)) == 2
+    assert await workspaces.vanished() == []
+    write((await prepared(workspaces, source, two)).workspace, {"a.txt": "later"})
+    last = await workspaces.checkpoint(two, "third")
+    await workspaces.remove(two)
+    error = await refused(workspaces.forget(kept[two]))
+    assert error.slug == "git-refused"
+    assert (await workspaces.diff(str(source), last.commit, last.commit)) == ""
+    assert len(refs_of(workspaces, source, two)) == 2
+
+
+async def test_commit_that_is_fetched_by_its_id_leaves_no_ref(workspaces: GitWorkspaces, source: Path) -> None:
+    """The checkpoints that are made on it hold on to it."""
+    hidden = commit(source, {"hidden.txt": "x"})
+    git(source, "reset", "--hard", "--quiet", "HEAD~1")
+    git(source, "config", "uploadpack.allowAnySHA1InWant", "true")
+    one = await workspaces.prepare("shop-1-development", str(source), base_branch="", bases=(hidden,))
+    assert (one.workspace / "hidden.txt").read_text() == "x"
+    mirror = workspaces.mirror(str(source))
+    assert {ref.split("/")[1] for ref in git(mirror, "for-each-ref", "--format=%(refname)").splitlines()} == {
+        "cairn",
+        "remotes",
+    }
+    git(mirror, "merge-base", "--is-ancestor", hidden, one.commit)

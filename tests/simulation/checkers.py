@@ -333,6 +333,23 @@ def nothing_is_left_over(seen: Seen) -> Iterator[str]:
         yield f"a command is left on {command.subject} after {command.deliveries} deliveries"
 
 
+def checkpoints_are_kept(seen: Seen) -> Iterator[str]:
+    """Those of every environment that the log has, on each host that it lived on; none that the log does not have."""
+    hosts = seen.world.hosts
+    lived: set[tuple[str, str]] = set()
+    for record in seen.records:
+        for event in record.envelope.events:
+            if isinstance(event, EnvironmentPrepared | EnvironmentMoved):
+                lived.add((event.host, record.envelope.entity_id))
+    for host, id in sorted(lived):
+        if id not in hosts[host].refs:
+            yield f"the checkpoints of {id} are gone from {host}"
+    explained = {id for _, id in lived}
+    for name, machine in hosts.items():
+        for id in sorted(set(machine.refs) - explained):
+            yield f"checkpoints of {id} are left on {name}, though the log does not have it"
+
+
 def limits_are_kept(seen: Seen) -> Iterator[str]:
     """At no point of the log run more agents than allowed."""
     workload = seen.simulation.workload
@@ -441,6 +458,7 @@ CHECKERS: tuple[Checker, ...] = (
     calls_are_repeated_by_their_policy_only,
     checkpoints_hold_what_calls_did,
     nothing_is_left_over,
+    checkpoints_are_kept,
     limits_are_kept,
     gates_advance_by_answers_only,
     every_run_ends_for_a_reason,

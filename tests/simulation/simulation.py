@@ -42,7 +42,8 @@ from tests.simulation.loop import NothingLeft, VirtualLoop
 from tests.simulation.network import Faults, Network, Process, TrueClock
 from tests.simulation.ports import HostLeases, Ports
 from tests.simulation.workload import People, SimulatedModels, Workload, unfinished
-from tests.simulation.world import BY_HAND, HostProcesses, HostWorkspaces, World, file_tools
+from tests.simulation.workspaces import HostWorkspaces
+from tests.simulation.world import BY_HAND, HostProcesses, World, file_tools
 
 HOSTS = ("north", "south")
 # The share of seeds in which a host that stands still for longer than a lease loses its environments to the other.

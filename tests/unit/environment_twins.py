@@ -25,7 +25,16 @@ from services.environment_manager.moving import Moving
 from services.environment_manager.operations import OPERATIONS
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.people import People
-from services.environment_manager.ports import Checkpoint, Comparison, Exit, Limits, OnOutput, Prepared, Systems
+from services.environment_manager.ports import (
+    Checkpoint,
+    Comparison,
+    Exit,
+    Kept,
+    Limits,
+    OnOutput,
+    Prepared,
+    Systems,
+)
 from services.environment_manager.pull_requests import PullRequestHandlers
 from services.environment_manager.systems import ComposedSystems
 
@@ -45,7 +54,7 @@ PREPARED = EnvironmentPrepared(
 class MemoryWorkspaces:
     """``commit`` is the last checkpoint of every workspace: a test changes it where a call is to change files.
     ``tree`` is what the workspaces hold now, ``gone`` are those whose directories somebody has deleted, ``missing`` the
-    checkpoints that are not there any more."""
+    checkpoints that are not there any more, ``checkpoints`` the environments that have some."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -55,6 +64,7 @@ class MemoryWorkspaces:
         self.gone: set[str] = set()
         self.missing: set[str] = set()
         self.environments: list[str] = []
+        self.checkpoints: list[str] = []
 
     async def prepare(
         self, environment_id: str, repository_url: str, *, base_branch: str, bases: Sequence[str], restore: str = ""
@@ -72,6 +82,13 @@ class MemoryWorkspaces:
 
     def stands(self, environment_id: str) -> bool:
         return environment_id in self.environments and environment_id not in self.gone
+
+    async def kept(self) -> list[Kept]:
+        return [Kept(id, "shop.git", ((f"refs/cairn/{id}/head", self.commit),)) for id in self.checkpoints]
+
+    async def forget(self, kept: Kept) -> bool:
+        self.checkpoints.remove(kept.environment_id)
+        return True
 
     async def vanished(self) -> list[str]:
         return sorted(self.gone)

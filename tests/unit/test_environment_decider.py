@@ -14,6 +14,7 @@ from events.environment import (
     EnvironmentPreparationFailed,
     EnvironmentRemoved,
     ExecuteTool,
+    OrphanRemoved,
     ToolCallCompleted,
     ToolCallFailed,
     ToolCallInterrupted,
@@ -194,6 +195,16 @@ def test_environment_that_the_log_does_not_have_is_removed() -> None:
     removed = standing().given([EnvironmentRemoved()]).state
     for state in (unknown, removed):
         assert reconcile.reconcile(state, task(), {"c1": execute()}) == [RemoveOrphan("it is not in the log")]
+
+
+def test_checkpoints_go_only_where_the_log_never_had_a_workspace() -> None:
+    """Those of an environment that was removed, or lives elsewhere, are what replay and forks begin from."""
+    failed = EnvironmentPreparationFailed(task_id="shop-1", cause="merge-conflict", detail="")
+    orphan = OrphanRemoved(kind="workspace", name="shop-1-development", reason="it is not in the log")
+    for events in ((), (failed,), (failed, orphan), (orphan,)):
+        assert reconcile.unexplained(events) == "it is not in the log"
+    for end in (EnvironmentRemoved(), EnvironmentLost(detail="gone"), failed, orphan):
+        assert reconcile.unexplained((PREPARED, end)) == ""
 
 
 def test_environment_of_a_finished_task_is_removed() -> None:

@@ -139,3 +139,18 @@ async def test_keeper_tells_of_a_workspace_that_vanished(environments: Environme
     assert isinstance(orphan, OrphanRemoved)
     assert (orphan.kind, orphan.name) == ("workspace", "orphan-1-development")
     assert "orphan-1-development" not in environments.workspaces.environments
+
+
+async def test_keeper_removes_checkpoints_that_nobody_can_ask_for(environments: Environments) -> None:
+    """And says so; those of an environment that the log has stay, also when it is removed."""
+    await environments.keeper.remove(environments.id, "task shop-1 is completed")
+    environments.workspaces.checkpoints = [environments.id, "orphan-1-development"]
+    keeping = asyncio.create_task(environments.keeper.run())
+    try:
+        async with asyncio.timeout(5):
+            while not (told := await said(environments, "orphan-1-development")):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0)
+    finally:
+        keeping.cancel()
+    assert told == [OrphanRemoved(kind="checkpoints", name="orphan-1-development", reason="it is not in the log")]
+    assert environments.workspaces.checkpoints == [environments.id]

@@ -29,7 +29,7 @@ from events.errors import Permanent
 from services.environment_manager.adapters.git import Answer, Git, GitFailed, Place, refusal
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.adapters.remotes import Offer, Remote, branch_path, fetch, offer
-from services.environment_manager.ports import Checkpoint
+from services.environment_manager.ports import Checkpoint, Kept
 
 EVERY_BRANCH = "+refs/heads/*:refs/remotes/origin/*"
 PACK_LIMIT_BYTES = 256 * 1024 * 1024
@@ -38,12 +38,14 @@ DIFF_LIMIT_BYTES = 4 * 1024 * 1024
 STALE_SECONDS = 10.0
 SEEN_COMMITS = 10_000
 
+CHECKPOINTS = "refs/cairn/"
+
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 
 
 def checkpoint_ref(environment_id: str) -> str:
     """The ref of an environment's last checkpoint."""
-    return f"refs/cairn/{environment_id}/head"
+    return f"{CHECKPOINTS}{environment_id}/head"
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -192,7 +194,7 @@ class Repository:
                 return found.id
             with suppress(Permanent):  # the remote does not have it or does not give it
                 async with self._lock():
-                    await self._fetch(f"{name}:refs/cairn-fetched/{name}")
+                    await self._fetch(name)  # No ref: nothing prunes here, and the checkpoints hold on to it.
                 return name
         message = f"{name!r} is neither a branch nor a commit of {self.remote.url} (its branches: {offered.names})"
         raise Permanent(message, slug="branch-not-found")
@@ -303,6 +305,27 @@ class Repository:
             kept = patch[: patch.rfind("\n") + 1]
             patch = f"{kept}[the diff is longer than {DIFF_LIMIT_BYTES} bytes; the rest is left out]\n"
         return Change(patch, len(rows), added, removed)
+
+
+async def kept_in(git: Git, mirror: Path) -> list[Kept]:
+    """What keeps the checkpoints in a mirror, by environment."""
+    answer = await _freed(
+        lambda: git.run("for-each-ref", "--format=%(objectname) %(refname)", CHECKPOINTS, place=Place(git_dir=mirror)),
+        f"the checkpoints in {mirror} cannot be listed",
+    )
+    found: dict[str, list[tuple[str, str]]] = {}
+    for commit, _, ref in (line.partition(" ") for line in answer.text.splitlines()):
+        found.setdefault(ref.removeprefix(CHECKPOINTS).partition("/")[0], []).append((ref, commit))
+    return [Kept(environment_id, mirror.name, tuple(refs)) for environment_id, refs in found.items()]
+
+
+async def forget(git: Git, mirror: Path, kept: Kept, lock: int) -> None:
+    """Remove these refs if every one of them is as it was. The caller holds the environment's ``lock``."""
+    lines = "".join(f"delete {ref} {commit}\n" for ref, commit in kept.refs).encode()
+    await _freed(
+        lambda: git.run("update-ref", "--stdin", place=Place(git_dir=mirror), stdin=lines, keep_open=(lock,)),
+        f"the checkpoints of {kept.environment_id} cannot be removed",
+    )
 
 
 T = TypeVar("T")

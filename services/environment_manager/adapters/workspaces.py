@@ -30,7 +30,7 @@ from services.environment_manager.adapters.checkpoints import run, show, snapsho
 from services.environment_manager.adapters.git import DISK_DELAY_SECONDS, Git, Place
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.adapters.remotes import BranchMoved, Credentials, Offer, offer, push, remote_of
-from services.environment_manager.adapters.repositories import Commit, Repository
+from services.environment_manager.adapters.repositories import Commit, Repository, forget, kept_in
 from services.environment_manager.adapters.working_trees import (
     Origin,
     Record,
@@ -40,7 +40,7 @@ from services.environment_manager.adapters.working_trees import (
     remove_tree,
     write_record,
 )
-from services.environment_manager.ports import Checkpoint, Comparison, Prepared, Published
+from services.environment_manager.ports import Checkpoint, Comparison, Kept, Prepared, Published
 
 MERGE_ATTEMPTS = 3
 
@@ -165,6 +165,19 @@ class GitWorkspaces:
                 (directory / "workspace.json").unlink(missing_ok=True)
                 await asyncio.to_thread(remove_tree, directory)
                 self._lock_path(environment_id).unlink(missing_ok=True)
+
+    async def kept(self) -> list[Kept]:
+        mirrors = sorted(self._repositories.glob("*.git"))
+        found = [kept for mirror in mirrors for kept in await kept_in(self._git, mirror)]
+        return [kept for kept in found if _ENVIRONMENT_ID.match(kept.environment_id)]
+
+    async def forget(self, kept: Kept) -> bool:
+        async with self._hold(kept.environment_id) as lock:
+            if self.directory(kept.environment_id).exists():
+                return False
+            await forget(self._git, self._repositories / kept.repository, kept, lock)
+            self._lock_path(kept.environment_id).unlink(missing_ok=True)
+            return True
 
     # ---- the remote
 
