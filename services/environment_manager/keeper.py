@@ -25,7 +25,7 @@ from services.environment_manager import reconcile
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.inspection import Inspector
-from services.environment_manager.ports import Kept
+from services.environment_manager.ports import Installations, Kept
 from services.environment_manager.systems import ComposedSystems
 
 logger = structlog.get_logger()
@@ -47,8 +47,10 @@ class Keeper:
         executor: Executor,
         prepare: PrepareAgain,
         systems: ComposedSystems | None = None,
+        installations: Installations | None = None,
     ) -> None:
         self._systems = systems
+        self._installations = installations
         self._log = log
         self._plumbing = plumbing
         self._executor = executor
@@ -78,10 +80,22 @@ class Keeper:
         ids = {*await workspaces.existing(), *await workspaces.vanished()}
         if self._systems is not None:
             ids |= await self._systems.leftover()
-        if self._plumbing.sandboxes is not None:
-            for name in await self._plumbing.sandboxes.sweep(workspaces.existing):
-                logger.warning("orphan removed", container=name, reason="no environment has it")
-        return all([await self._keep_one(id) for id in sorted(ids)])
+        swept = await self._sweep()
+        return all([swept, *[await self._keep_one(id) for id in sorted(ids)]])
+
+    async def _sweep(self) -> bool:
+        """What is in the engine and belongs to no environment; False where the engine did not let it be looked for."""
+        try:
+            if self._plumbing.sandboxes is not None:
+                for name in await self._plumbing.sandboxes.sweep(self._plumbing.workspaces.existing):
+                    logger.warning("orphan removed", container=name, reason="no environment has it")
+            if self._installations is not None:
+                for name in await self._installations.keep():
+                    logger.warning("orphan removed", name=name, reason="its installation is gone for good")
+        except CairnError as error:
+            logger.warning("not swept", error=str(error))
+            return False
+        return True
 
     async def _keep(self, id: str) -> None:
         environment, _ = await self._plumbing.environments.load(id)

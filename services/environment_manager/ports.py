@@ -228,6 +228,16 @@ class Sandboxes(Protocol):
     async def close(self) -> None: ...
 
 
+class Installations(Protocol):
+    """What this installation, and others of its tenant that use the same engine, have there."""
+
+    async def keep(self) -> list[str]:
+        """Show that this installation is here, and remove what one has left that was not for long: the names of that.
+        Raises ``Transient`` and ``Permanent`` where the engine does not answer or refuses."""
+
+    async def close(self) -> None: ...
+
+
 class Systems(Protocol):
     """Composed systems, one per environment. Every method raises ``Permanent`` with a slug where Compose or the engine
     refuses (``compose-file-missing``, ``compose-file-invalid``, ``build-failed``, ``image-unavailable``,
