@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from events.errors import Transient
-from infra.docker.engine import Engine, address
+from infra.clock import SystemClock
+from infra.docker import labels
+from infra.docker.address import address
+from infra.docker.engine import Engine
+from infra.settings import Settings
+from services.environment_manager.adapters.installations import DockerInstallations
 
 # Debian with Python, git, curl, nftables, iptables and iproute2: made by `.ci/engine`, without a registry.
 BASE_IMAGE = "cairn-debian"
@@ -28,6 +35,17 @@ async def require() -> None:
         if os.environ.get("CAIRN_TEST_ENGINE") == "required":
             pytest.fail(message)
         pytest.skip(message)
+
+
+async def clear(home: Path) -> None:
+    """Remove what a stack that is stopped has left in the engine: its environments stand until somebody removes them,
+    and a test that fails, or kills what would remove them, does not."""
+    marks = {labels.TENANT: Settings().tenant, labels.HOME: str(home)}
+    installations = DockerInstallations(SystemClock(), marks)
+    with contextlib.suppress(Transient):  # An engine that is away holds nothing.
+        things = await installations.things()
+        await installations.remove(thing for thing in things if thing.marks[labels.HOME] == str(home))
+    await installations.close()
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ async def test_no_engine_and_no_image(engine: Engine) -> None:
 
 
 async def test_the_image_is_of_this_version(engine: Engine) -> None:
-    """The image is built once, and again where its label tells of another version."""
+    """The image is built once, and again where its label tells of another version, which then goes."""
     name = f"f-{uuid.uuid4().hex[:8]}"
     await image.ensure(engine, name, BASE_IMAGE)
     try:
@@ -156,9 +156,10 @@ async def test_the_image_is_of_this_version(engine: Engine) -> None:
         await image.ensure(engine, name, BASE_IMAGE)
         assert (await engine.request("GET", f"images/{name}/json"))["Id"] == first
         old = await engine.create({"Image": name, "Labels": {image.DIGEST: "old"}})
-        await engine.request("POST", "commit", params={"container": old, "repo": name})
+        of_before = (await engine.request("POST", "commit", params={"container": old, "repo": name}))["Id"]
         await engine.remove(old)
         await image.ensure(engine, name, BASE_IMAGE)
+        assert not await engine.has_image(of_before)
         assert (await engine.request("GET", f"images/{name}/json"))["Config"]["Labels"][image.DIGEST] == image.digest()
     finally:
         await engine.request("DELETE", f"images/{name}", params={"force": True})

@@ -269,6 +269,20 @@ async def test_environment_takes_its_system_along_and_orphans_are_swept(engine: 
         await engine.remove(stranger)
 
 
+async def test_an_image_is_all_that_is_left(environment: Composing, engine: Engine) -> None:
+    """An ``up`` that was ended between building and starting leaves images alone: they go with the environment."""
+    marks = {**environment.compose.labels(), labels.ENVIRONMENT: environment.id}
+    built = "\n".join([f"FROM {BASE_IMAGE}", *(f'LABEL {name}="{value}"' for name, value in marks.items()), ""])
+    environment.write("Dockerfile", built)
+    tag = f"cairn-test-{environment.id}"
+    building = await asyncio.create_subprocess_exec("docker", "build", "-q", "-t", tag, str(environment.workspace))
+    assert await building.wait() == 0
+    assert await environment.compose.leftover() == {environment.id}
+    await environment.keeper.remove(environment.id, "done")
+    assert await environment.compose.leftover() == set()
+    assert not await engine.has_image(tag)
+
+
 KILLED = """
 import asyncio, sys
 from pathlib import Path

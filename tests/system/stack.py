@@ -32,6 +32,7 @@ from infra.embedded.stack import Stack
 from infra.settings import load
 from projections.schema import schema_name
 from services.command_line.client import Disconnected, Gateway
+from tests.engine import clear
 
 CAIRN = (sys.executable, "-P", "-m", "services.command_line")
 API = "/api/v1"
@@ -186,6 +187,7 @@ class SystemStack:
         self.stop()
         if error is not None:
             print(self.logs())
+        asyncio.run(clear(self.home))
         # The shims of environments that are left end with their folders.
         shutil.rmtree(self.home, ignore_errors=True)
 

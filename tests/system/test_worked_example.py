@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,10 @@ def call(tool: str, **arguments: object) -> Turn:
 
 
 @pytest.fixture(scope="module")
-def database_image(stack: SystemStack) -> Iterator[str]:
-    """Of PostgreSQL, on an engine that answers; what a test that failed leaves there goes afterwards."""
+def database_image() -> str:
+    """Of PostgreSQL, on an engine that answers."""
     asyncio.run(require())
-    yield images.postgres()
-    asyncio.run(_remove({labels.HOME: str(stack.home)}))
-
-
-async def _remove(marks: dict[str, str]) -> None:
-    async with Engine() as engine:
-        for container in await engine.containers(marks):
-            await engine.remove(container["Id"])
+    return images.postgres()
 
 
 async def _containers(environment: str) -> list[str]:

@@ -7,6 +7,7 @@ built from the same Dockerfile, and used as it is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import infra
 from events.errors import Permanent
-from infra.docker.engine import Engine, NotThere
+from infra.docker.engine import Conflicts, Engine, NotThere
 from services.chaos import holder
 
 DIGEST = "cairn.holder"
@@ -35,11 +36,12 @@ def digest() -> str:
 async def ensure(engine: Engine, image: str, base: str) -> None:
     """Have ``image`` in the engine, of the version that this program needs. Raises ``Permanent`` where it cannot be
     built, ``Transient`` where no engine answers."""
-    wanted = digest()
+    wanted, before = digest(), ""
     try:
         found = await engine.request("GET", f"images/{image}/json")
         if (found["Config"].get("Labels") or {}).get(DIGEST, wanted) == wanted:
             return
+        before = found["Id"]
     except NotThere:
         pass
     said = await engine.build(
@@ -54,6 +56,11 @@ async def ensure(engine: Engine, image: str, base: str) -> None:
                 f"Build it elsewhere from {DOCKERFILE} and load it, or set chaos.base_image."
             )
             raise Permanent(message, slug="no-fault-image")
+    if before:
+        with contextlib.suppress(
+            NotThere, Conflicts
+        ):  # Conflicts: it has another name, or a holder still runs from it.
+            await engine.request("DELETE", f"images/{before}")
 
 
 def _files() -> list[tuple[str, bytes]]:

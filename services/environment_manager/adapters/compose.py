@@ -329,7 +329,7 @@ class DockerCompose:
         engine = self._open()
         ours = self.labels()
         found = [*await engine.containers(ours), *await engine.networks(ours)]
-        found += await _volumes(engine, ours)
+        found += [*await _volumes(engine, ours), *await _images(engine, ours)]
         return {id for item in found if (id := (item.get("Labels") or {}).get(labels.ENVIRONMENT))}
 
     async def _remove_rest(self, environment_id: str) -> None:
@@ -341,8 +341,7 @@ class DockerCompose:
         for volume in await _volumes(engine, mine):
             with contextlib.suppress(NotThere):
                 await engine.request("DELETE", f"volumes/{volume['Name']}")
-        wanted = [f"{name}={value}" for name, value in mine.items()]
-        for image in await engine.request("GET", "images/json", params={"filters": {"label": wanted}}):
+        for image in await _images(engine, mine):
             with contextlib.suppress(NotThere, Conflicts):  # Conflicts: another image stands on it.
                 await engine.request("DELETE", f"images/{image['Id']}", params={"force": True})
 
@@ -483,3 +482,8 @@ async def _volumes(engine: Engine, wanted: Mapping[str, str]) -> list[Json]:
     filters = {"label": [f"{name}={value}" for name, value in wanted.items()]}
     answer = await engine.request("GET", "volumes", params={"filters": filters})
     return list(answer["Volumes"] or ())
+
+
+async def _images(engine: Engine, wanted: Mapping[str, str]) -> list[Json]:
+    filters = {"label": [f"{name}={value}" for name, value in wanted.items()]}
+    return list(await engine.request("GET", "images/json", params={"filters": filters}))
