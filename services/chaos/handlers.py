@@ -7,6 +7,7 @@ over HTTP gets the same as a rejection.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
@@ -186,11 +187,19 @@ class Handlers:
         for record in await self._plumbing.faults.active():
             if record.target != target or record.experiment_id == id:
                 continue
+            until = datetime.fromtimestamp(record.until, UTC)
             if record.fault_id not in explained:
-                detail = f"{record.fault.kind} ({record.fault_id}) is left in {target} and not undone yet; try again"
+                detail = (
+                    f"{record.fault.kind} ({record.fault_id}) is left in {target} and being undone, at the latest when "
+                    f"it ends at {until:%H:%M:%S} UTC. Try again then."
+                )
                 raise Refused("residue", detail)
             if document.hypothesis or document.observed:
-                detail = f"experiment {record.experiment_id} is under way in {target} ({record.fault.kind})"
+                detail = (
+                    f"experiment {record.experiment_id} has {record.fault.kind} in {target} until {until:%H:%M:%S} "
+                    "UTC, which would be taken for this one's doing. Try again then, or end it: "
+                    f"cairn chaos abort {record.experiment_id}"
+                )
                 raise Refused("busy", detail)
 
     async def _abort(self, envelope: CommandEnvelope, command: AbortExperiment) -> Outcome:

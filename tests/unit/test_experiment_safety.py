@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +149,17 @@ def test_residue_is_refused() -> None:
 
 
 def test_two_experiments_do_not_disturb_each_other() -> None:
-    """One with a hypothesis does not begin while another has a fault in the same environment."""
+    """One with a hypothesis does not begin while another has a fault in the same environment; whoever asks is told
+    which, until when, and how to end it."""
 
     async def story(twin: ChaosTwin) -> None:
         await twin.run(single(fault("kill_service", "worker", 20)), "x1")
         await asyncio.sleep(2)
         outcome = await twin.run(document(), "x2")
         assert (outcome.accepted, outcome.slug) == (False, "busy")
+        until = START + timedelta(seconds=20)
+        assert f"x1 has kill_service in {ENVIRONMENT_ID} until {until:%H:%M:%S} UTC" in outcome.message
+        assert outcome.message.endswith("Try again then, or end it: cairn chaos abort x1")
 
     virtually(story)
 
