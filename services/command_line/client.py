@@ -82,6 +82,8 @@ class Gateway:
             console.note(answer["detail"], style="yellow")
         elif done:
             console.say(done, style="green")
+            if answer.get("detail"):
+                console.note(answer["detail"], style="yellow")
         return answer
 
     def text(self, path: str) -> str:

@@ -27,6 +27,7 @@ def fork(
     """A new task that goes on from a step of a run.
 
     Its agent begins with the run's conversation and workspace up to there; `cairn replay RUN --step` finds the step.
+    A program takes over no conversation: it starts anew, with the whole task, in the workspace of that step.
     """
     if run.startswith(IMPORTED):
         message = f"{run} can only be looked at: its task and its repository are not here."
@@ -39,4 +40,6 @@ def fork(
         console.note(answer["detail"], style="yellow")
     else:
         console.say(f"Submitted {answer['id']}: it goes on from {run} at {at}.", style="green")
+        if answer.get("detail"):
+            console.note(answer["detail"], style="yellow")
         console.note(f"Watch it: cairn task watch {answer['id']}")

@@ -51,6 +51,7 @@ _ACCEPTED = {
         "sequence": {"type": "integer"},
         "events": {"type": "array", "items": {"type": "string"}},
         "command_id": {"type": "string"},
+        "detail": {"type": "string", "description": "A remark for a person, where there is one."},
     },
 }
 _PENDING = {

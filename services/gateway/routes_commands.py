@@ -88,7 +88,8 @@ async def reject_stage(
 
 @router.post("/runs/{id}/fork", status_code=201, responses=CREATED)
 async def fork_run(request: Request, id: str, body: schemas.ForkRun, key: Key = None) -> Response:
-    """A new task that goes on from a step of a run, with its conversation and its workspace up to there."""
+    """A new task that goes on from a step of a run, with its conversation and its workspace up to there. `detail` says
+    what it does not go on with: a program takes over no conversation."""
     found = await records(request)
     run = await past.run_at(found.log, id, None)
     then = await past.run_at(found.log, id, str(body.at))
@@ -150,6 +151,8 @@ async def do(request: Request, wish: Wish, key: str | None, *, look: str, create
         "events": outcome.events,
         "command_id": asked.command_id,
     }
+    if outcome.message:
+        body["detail"] = outcome.message
     if not created:
         return Json(body)
     return Json(body, 201, {"Location": f"{API}/{outcome.entity}s/{outcome.entity_id}"})

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from events.agents import Agent, ProgramAgent
 from events.envelope import Recorded
 from events.environment import ENVIRONMENT
 from events.errors import Invalid, NotFound
@@ -23,10 +24,12 @@ S = TypeVar("S")
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The point that a fork starts from, and the source's task as it was then."""
+    """The point that a fork starts from, and the source's task as it was then. ``under_way`` are the tools whose calls
+    may have changed the workspace since its checkpoint."""
 
     point: ForkedFrom
     task: Task
+    under_way: tuple[str, ...] = ()
 
 
 async def find_source(log: EventLog, task_id: str, command: ForkRun) -> Source:
@@ -60,7 +63,25 @@ async def find_source(log: EventLog, task_id: str, command: ForkRun) -> Source:
         host=now.host or now.prepared.host,
         prompt=command.prompt,
     )
-    return Source(point, _folded(TASK, task_id, await log.load(TASK.name, task_id), command.sequence))
+    return Source(
+        point,
+        _folded(TASK, task_id, await log.load(TASK.name, task_id), command.sequence),
+        tuple(call.tool for call in then.running.values() if call.effects != "none"),
+    )
+
+
+def left_behind(source: Source, agent: Agent | None) -> str:
+    """What of the source the fork does not go on with, for whoever asked for it; empty where that is nothing."""
+    said = []
+    if isinstance(agent, ProgramAgent):
+        said.append(
+            "Its agent is a program, which takes over no conversation: it starts anew, is told the whole task, and "
+            "finds the workspace as it was."
+        )
+    if source.under_way:
+        tools = " and ".join(source.under_way)
+        said.append(f"What {tools} had changed by then is not in the workspace: checkpoints are taken after calls.")
+    return " ".join(said)
 
 
 def _events(records: list[Recorded]) -> list[Event]:

@@ -12,7 +12,7 @@ from events.breaker import BREAKER, Breaker, RecordProviderAnswer, RecordProvide
 from events.envelope import CommandEnvelope, Outcome
 from events.environment import ReconcileEnvironment
 from events.errors import CommandRejected, Invalid, NotFound, Transient
-from events.kernel import Event
+from events.kernel import Event, replace
 from events.project import PROJECT, AddProject
 from events.task import (
     AnswerQuestion,
@@ -45,7 +45,7 @@ from services.scheduler.deciders import fork as fork_decider
 from services.scheduler.deciders import project as project_decider
 from services.scheduler.deciders import task as task_decider
 from services.scheduler.deciders.task import Retries
-from services.scheduler.forks import find_source
+from services.scheduler.forks import find_source, left_behind
 from services.scheduler.ports import Agents
 
 logger = structlog.get_logger()
@@ -99,12 +99,13 @@ class Handlers:
         cause = Cause.of(envelope, "-resolved" if isinstance(command, ResolveDivergence) else "")
         if isinstance(command, OF_PEOPLE) and await self._is_decided(TASK.name, envelope.entity_id, cause):
             return Outcome(accepted=True, entity=TASK.name, entity_id=envelope.entity_id)
+        said = ""
         if isinstance(command, ResolveDivergence) and command.choice == "fork":
-            await self._fork_diverged(envelope, command)
+            said = await self._fork_diverged(envelope, command)
         decision = await self.decide(envelope.entity_id, cause, lambda task: self._decide(task, envelope))
         if isinstance(command, ReportDivergence | ResolveDivergence):
             await self._settle_checks(envelope, decision.state)
-        return _accepted(TASK.name, decision.state.id, decision)
+        return replace(_accepted(TASK.name, decision.state.id, decision), message=said)
 
     async def _is_decided(self, entity: str, id: str, cause: Cause) -> bool:
         """Whether a command that comes again was carried out: however much has happened since, it is not once more."""
@@ -245,21 +246,28 @@ class Handlers:
         self._check_agents({command.agent} if command.agent else set())
         source = await find_source(self._log, envelope.entity_id, command)
         prefix = envelope.entity_id.rpartition("-")[0]
-        return await self._numbered(
+        outcome = await self._numbered(
             envelope,
             prefix,
             lambda task, number: fork_decider.fork(
                 task, command, source=source.task, point=source.point, number=number, submission_id=envelope.id
             ),
         )
+        task = self._board.tasks[outcome.entity_id]
+        assert task.submitted is not None
+        stage = task.submitted.pipeline.stage(source.point.stage)
+        agent = self._agents.known().get(policy.agent_of(task, stage, self._board.projects))
+        return replace(outcome, message=left_behind(source, agent))
 
-    async def _fork_diverged(self, envelope: CommandEnvelope, command: ResolveDivergence) -> None:
-        """Another task goes on from the last durable step of the run that waits."""
+    async def _fork_diverged(self, envelope: CommandEnvelope, command: ResolveDivergence) -> str:
+        """Another task goes on from the last durable step of the run that waits: which, and what it leaves behind."""
         task, _ = await self._tasks.load(envelope.entity_id)
         reported = divergence_decider.waiting(task, command)
-        if reported is not None:
-            fork = ForkRun(run_id=reported.run_id, sequence=await self._log.last_sequence())
-            await self._fork(envelope, fork)
+        if reported is None:
+            return ""
+        fork = ForkRun(run_id=reported.run_id, sequence=await self._log.last_sequence())
+        outcome = await self._fork(envelope, fork)
+        return f"Task {outcome.entity_id} goes on from there. {outcome.message}".rstrip()
 
     async def _settle_checks(self, envelope: CommandEnvelope, task: Task) -> None:
         """Have carried out what was chosen for the workspaces that gates wait for, then ask for the checks again."""

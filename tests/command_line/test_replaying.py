@@ -139,6 +139,12 @@ class TestFork:
         assert "Submitted shop-4" in result.stdout
         assert gateway.requests[-1].body == {"at": 7, "prompt": "Use decimals.", "agent": "other"}
 
+    def test_says_what_is_left_behind(self, run: Run, gateway: StubGateway) -> None:
+        """What the gateway adds to its answer is a remark beside it."""
+        said = "Its agent is a program, which takes over no conversation."
+        gateway.on("POST /runs/r/fork", Answer(accepted("shop-4", detail=said), status=201))
+        assert "takes over no conversation" in run("fork", "r", "--at", "7").stderr
+
     def test_where_nothing_can_go_on_from(self, run: Run, gateway: StubGateway) -> None:
         """What the gateway says is shown: a checkpoint that is gone is a failure."""
         gateway.on("POST /runs/r/fork", problem(409, "checkpoint-missing", "c0ffee is not on this host."))

@@ -160,16 +160,40 @@ def test_fork_at_an_open_call_and_fork_of_that(
 def test_fork_for_a_program(stack: SystemStack, source: Source) -> None:
     """A program has no conversation to go on from: it gets the workspace of the step, the task, and what is wanted."""
     stack.agent("program", kind="program", command=["bash", "-c", 'cat "$CAIRN_PROMPT_FILE"; ls; echo 3 > three.txt'])
-    forked = json.loads(
+    answer = json.loads(
         stack.cairn(
             *("fork", source.run, "--at", str(source.first)),
             *("--prompt", "In short.", "--agent", "program", "--json"),
         )
-    )["id"]
+    )
+    assert "it starts anew" in answer["detail"]
+    forked = answer["id"]
     stack.feed.ended(forked)
     printed = stack.cairn("logs", forked)
     assert printed.startswith(f"# Task: {source.title}")
     assert "In short.\nREADME.md\ngreeting.txt\none.txt\n" in printed
+
+
+def test_fork_of_a_programs_run(stack: SystemStack, tmp_path: Path) -> None:
+    """It starts anew, and says so: nothing of its own session comes along, but what is in the working copy."""
+    remembers = 'cat ~/session kept.txt 2>&1; echo before | tee ~/session > kept.txt; [ -n "$(cat kept.txt)" ]'
+    stack.agent("remembers", kind="program", command=["bash", "-c", remembers], session_file="~/session")
+    stack.project("remembered", repository(tmp_path / "remembered"))
+    task = stack.submit("remembered", "Remember it", agent="remembers")
+    stack.feed.ended(task)
+    run = f"{task}-development-1"
+    completed = stack.feed.all("ToolCallCompleted", f"{task}-development", tool="program")[0]
+    answer = json.loads(stack.cairn("fork", run, "--at", str(completed.sequence), "--json"))
+    assert "it starts anew" in answer["detail"]
+    assert "not in the workspace" not in answer["detail"]
+    stack.feed.ended(answer["id"])
+    printed = stack.cairn("logs", answer["id"])
+    assert "session: No such file" in printed
+    assert "before\n" in printed
+    within = json.loads(stack.cairn("fork", run, "--at", str(completed.sequence - 1), "--json"))
+    assert "What program had changed by then is not in the workspace" in within["detail"]
+    stack.feed.ended(within["id"])
+    assert "kept.txt: No such file" in stack.cairn("logs", within["id"])
 
 
 def test_forks_that_cannot_be(stack: SystemStack, model: ModelServer, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from events.agents import ProgramAgent
 from events.content import Inline
 from events.conversation import FORKED, AssistantTurn, Conversation, ToolResults, UserText
-from events.environment import ENVIRONMENT, EnvironmentPrepared, ToolCallCompleted
+from events.environment import ENVIRONMENT, EnvironmentPrepared, ToolCallCompleted, ToolCallStarted
 from events.errors import Invalid, NotFound
 from events.kernel import Event, replace
 from events.lineage import ForkedFrom
@@ -20,7 +21,7 @@ from infra.lineage import ancestors
 from infra.memory.plumbing import Memory
 from services.scheduler import policy
 from services.scheduler.deciders import fork, task
-from services.scheduler.forks import find_source
+from services.scheduler.forks import find_source, left_behind
 from services.scheduler.prompts import fork_prompt
 from tests.unit.environment_twins import PREPARED
 from tests.unit.examples import AGENT, RESULT, Story, kinds, settings, start, submit
@@ -143,6 +144,20 @@ async def test_run_of_another_task() -> None:
     log, steps = await source_log()
     with pytest.raises(NotFound):
         await find_source(log.log, "shop-2", ForkRun(run_id=RUN_ID, sequence=steps[6]))
+
+
+async def test_what_a_fork_does_not_go_on_with_is_said() -> None:
+    """A program takes over no conversation; what a call that was under way had changed is in no checkpoint."""
+    log, steps = await source_log()
+    call = ToolCallStarted(call_id=f"{RUN_ID}-c3", run_id=RUN_ID, tool="shell", effects="workspace")
+    begun = await log.append(ENVIRONMENT.name, "shop-1-development", call)
+    before = await find_source(log.log, "shop-1", ForkRun(run_id=RUN_ID, sequence=steps[6]))
+    while_it_ran = await find_source(log.log, "shop-1", ForkRun(run_id=RUN_ID, sequence=begun))
+    program = ProgramAgent(command=("fix-it",))
+    assert left_behind(before, AGENT) == ""
+    assert "it starts anew" in left_behind(before, program)
+    assert left_behind(while_it_ran, AGENT).startswith("What shell had changed by then is not in the workspace")
+    assert len(left_behind(while_it_ran, program).split(". ")) == 2
 
 
 # ---- what it takes over
