@@ -177,12 +177,15 @@ async def read_content(store: ContentStore, content: Content) -> str:
     return f"[content {content.digest} is not here]" if data is None else data.decode(errors="replace")
 
 
-class RunLease(msgspec.Struct, frozen=True, kw_only=True):
-    """That the process ``runner`` on ``host`` holds a run."""
+class RunLease(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That the process ``runner`` on ``host`` holds a run. Where it is read: it was said ``silent_seconds`` ago, and
+    lapses in ``lapses_seconds`` unless it is said again."""
 
     run_id: str
     runner: str
     host: str
+    silent_seconds: float = 0.0
+    lapses_seconds: float = 0.0
 
 
 class RunLeases(Protocol):

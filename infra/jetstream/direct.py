@@ -33,7 +33,12 @@ class StoredMessage(NamedTuple):
 
     @property
     def stored_at(self) -> datetime:
-        return datetime.fromisoformat(self.time[:26].rstrip("Z") + "+00:00")
+        return server_time(self.time)
+
+
+def server_time(text: str) -> datetime:
+    """A time of the server's, which has nanoseconds."""
+    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")
 
 
 def _message(headers: bytes, data: bytes) -> StoredMessage:

@@ -7,12 +7,11 @@ been there.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from events import subjects
 from events.errors import Transient
-from infra.jetstream.direct import StoredMessage, read_from_leader
+from infra.jetstream.direct import StoredMessage, read_from_leader, server_time
 from infra.jetstream.requests import Refused, Requests, checked_subject
 from infra.ports import HostSign
 
@@ -48,13 +47,8 @@ class JetStreamHostRegistry:
 
 
 def _since(last: StoredMessage | None, info: dict[str, Any]) -> float:
-    heard_at = last.stored_at if last is not None else _time(info["created"])
-    return max(0.0, (_time(info["ts"]) - heard_at).total_seconds())
-
-
-def _time(text: str) -> datetime:
-    """A time of the server's, which has nanoseconds."""
-    return datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00")
+    heard_at = last.stored_at if last is not None else server_time(info["created"])
+    return max(0.0, (server_time(info["ts"]) - heard_at).total_seconds())
 
 
 def _unknown(error: Refused) -> Transient:

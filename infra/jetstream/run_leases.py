@@ -14,8 +14,9 @@ import msgspec
 
 from events import subjects
 from events.errors import Transient
-from infra.jetstream.direct import read_all
-from infra.jetstream.requests import Refused, Requests, checked_subject, header_block
+from events.kernel import replace
+from infra.jetstream.direct import read_all, server_time
+from infra.jetstream.requests import Refused, Requests, checked_subject, header_block, header_value
 from infra.ports import RunLease
 
 logger = logging.getLogger("cairn.jetstream")
@@ -37,9 +38,11 @@ class JetStreamRunLeases:
     async def held(self) -> dict[str, RunLease]:
         try:
             found = await read_all(self._requests, subjects.LEASES, subjects.lease(self._tenant, "*"))
+            info = await self._requests.api(f"STREAM.INFO.{subjects.LEASES}")
         except Refused as error:
             message = f"it cannot be seen which runs are held: {error}"
             raise Transient(message) from error
+        now = server_time(info["ts"])
         leases: dict[str, RunLease] = {}
         for item in found:
             if not item.data:
@@ -49,7 +52,9 @@ class JetStreamRunLeases:
             except msgspec.MsgspecError:
                 logger.warning("message %d of %s is skipped: it is no lease", item.sequence, subjects.LEASES)
                 continue
-            leases[lease.run_id] = lease
+            silent_seconds = max(0.0, (now - item.stored_at).total_seconds())
+            lapses_seconds = max(0.0, float(header_value(item.headers, b"Nats-TTL") or 0) - silent_seconds)
+            leases[lease.run_id] = replace(lease, silent_seconds=silent_seconds, lapses_seconds=lapses_seconds)
         return leases
 
     def _say(self, run_id: str, data: bytes, seconds: float) -> None:

@@ -98,7 +98,13 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             read_models=read_models,
             read_model_progress=progress,
             explainer=ReadModelExplainer(
-                read_models, runtime.clock, chosen.scheduling.agents_at_once, ConfiguredAgents().known, preflights
+                read_models,
+                runtime.clock,
+                chosen.scheduling.agents_at_once,
+                ConfiguredAgents().known,
+                preflights,
+                jetstream.leases,
+                chosen.worker.lease_seconds,
             ),
             event_streams=EventStreams(jetstream.log, hub, feeds),
             output_streams=OutputStreams(jetstream.log, jetstream.output, hub, feeds),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -15,9 +15,10 @@ from events.preflight import why_unfit
 from events.project import ProjectSettings
 from events.task import TaskSpecification
 from events.task_state import Question
-from infra.ports import Clock
+from infra.ports import Clock, RunLeases
 from projections.queries import ReadModels, Row
 from projections.task import DivergenceView, StageView
+from services.gateway.held_runs import Held, held_now, shown_tasks
 from services.gateway.ports import Explanation, Obstacle, OpenReadModels
 from services.gateway.preflights import AskPreflights
 
@@ -30,7 +31,9 @@ _divergences = msgspec.json.Decoder(tuple[DivergenceView, ...])
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """What the read models know about a task and what it competes with. ``needs`` maps the ids of the tasks that it
     depends on to their status; ``running`` are runs of the project's agents, ``running_overall`` counts all.
-    ``providers`` and ``programs`` say why its agents' credentials and programs cannot be used now."""
+    ``providers`` and ``programs`` say why its agents' credentials and programs cannot be used now. ``held`` are the
+    leases of runs, None where they cannot be seen; ``begun`` says of its runs that have begun when they got further
+    last, ``ended`` are those that have ended; ``hosts`` are the workers that are there."""
 
     task_id: str
     status: str
@@ -45,13 +48,23 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     overall_limit: int
     providers: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    held: Held | None = None
+    begun: Mapping[str, datetime] = {}
+    ended: Collection[str] = ()
+    hosts: tuple[str, ...] = ()
+    lease_seconds: float = 0.0
 
 
 def explain(situation: Situation, now: datetime) -> Explanation:
     """The obstacles of a task, those that a person can do something about first."""
     obstacles: list[Obstacle] = []
     if situation.status not in _ENDED:
-        obstacles = [*_waits_for_person(situation), *_waits_for_tasks(situation), *_waits_for_time(situation, now)]
+        obstacles = [
+            *_waits_for_person(situation),
+            *_waits_for_tasks(situation),
+            *_waits_for_time(situation, now),
+            *_waits_for_worker(situation, now),
+        ]
         if not obstacles and situation.status == "queued":
             obstacles = [*_waits_for_agent(situation), *_waits_for_slot(situation)]
     return Explanation(
@@ -105,6 +118,43 @@ def _waits_for_time(situation: Situation, now: datetime) -> list[Obstacle]:
     ]
 
 
+def _waits_for_worker(situation: Situation, now: datetime) -> list[Obstacle]:
+    """The runs that are to go on and that nobody is seen to work on."""
+    if situation.held is None:
+        return []
+    found = []
+    for run in [stage.run_id for stage in situation.stages if stage.status == "running"]:
+        if run in situation.ended:
+            continue  # What it came to is on its way to the task.
+        lease = situation.held.get(run)
+        if lease is None:
+            found.append(Obstacle(kind="no-lease", detail=_unheld(situation, run), ids=(run,)))
+        elif lease.silent_seconds > lease.lapses_seconds:
+            heard_at = now - timedelta(seconds=lease.silent_seconds)
+            detail = (
+                f"{lease.runner} on {lease.host} holds {run}, and has not been heard of since {_seconds(heard_at)}; "
+                f"unless it is, another worker takes it over in {lease.lapses_seconds:.0f} s."
+            )
+            found.append(Obstacle(kind="silent-lease", detail=detail, ids=(run,)))
+    return found
+
+
+def _unheld(situation: Situation, run: str) -> str:
+    last = situation.begun.get(run)
+    if last is None:
+        what = f"No worker has taken up {run} yet."
+    else:
+        what = f"No worker holds the lease of {run}, which got no further since {_seconds(last)}."
+    if not situation.hosts:
+        return f"{what} None is heard of: it goes on when one is."
+    there = ", ".join(situation.hosts)
+    return f"{what} It will be taken over within {situation.lease_seconds:g} s by one that has room, of {there}."
+
+
+def _seconds(time: datetime) -> str:
+    return time.isoformat(timespec="seconds")
+
+
 def _waits_for_agent(situation: Situation) -> list[Obstacle]:
     found = [Obstacle(kind="breaker-open", detail=f"{reason}.") for reason in situation.providers]
     return found + [Obstacle(kind="preflight", detail=f"{reason}.") for reason in situation.programs]
@@ -139,7 +189,8 @@ def _summary(situation: Situation, obstacles: list[Obstacle]) -> str:
 
 class ReadModelExplainer:
     """``Explainer`` over the read models. ``overall_limit`` is how many agents the scheduler runs at once, ``agents``
-    gives those that are configured, and raises ``Invalid`` where they cannot be read."""
+    gives those that are configured, and raises ``Invalid`` where they cannot be read. A lease lasts
+    ``lease_seconds``."""
 
     def __init__(
         self,
@@ -148,18 +199,25 @@ class ReadModelExplainer:
         overall_limit: int,
         agents: Callable[[], Mapping[str, Agent]],
         preflights: AskPreflights,
+        leases: RunLeases,
+        lease_seconds: float,
     ) -> None:
         self._read_models = read_models
         self._clock = clock
         self._overall_limit = overall_limit
         self._agents = agents
         self._preflights = preflights
+        self._leases = leases
+        self._lease_seconds = lease_seconds
 
     async def explain(self, task_id: str) -> Explanation | None:
         models = await self._read_models()
         task = await models.task(task_id)
         if task is None:
             return None
+        held = await held_now(self._leases)
+        runs = task["run_list"]
+        (task,) = await shown_tasks(models, [task], held)
         known = {row["id"]: row["status"] for row in await models.tasks_by_id(task["depends_on"])}
         needs = {id: known.get(id, "unknown") for id in task["depends_on"]}
         queue = await models.queue()
@@ -184,6 +242,11 @@ class ReadModelExplainer:
                 overall_limit=self._overall_limit,
                 providers=_told(_why_no_provider(agent, breakers, now) for agent in waiting),
                 programs=_told(why_unfit(_program(agent), preflights) for agent in waiting),
+                held=held,
+                begun={run["id"]: run["updated_at"] for run in runs if run["started_at"] is not None},
+                ended=[run["id"] for run in runs if run["ended_at"] is not None],
+                hosts=tuple(preflights),
+                lease_seconds=self._lease_seconds,
             ),
             now,
         )

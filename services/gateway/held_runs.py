@@ -45,7 +45,8 @@ def shown_run(run: Row, held: Held | None) -> Row:
     """The row with its present ``status``, its ``lease`` (``runner`` and ``host``, or null), and what an interrupted
     run was ``interrupted`` after."""
     lease = held.get(run["id"]) if held is not None else None
-    shown = {**run, "lease": lease, "interrupted": None}
+    holder = {"run_id": lease.run_id, "runner": lease.runner, "host": lease.host} if lease is not None else None
+    shown = {**run, "lease": holder, "interrupted": None}
     if run["status"] == "running" and held is not None and lease is None:
         after = f"step {run['steps']}" if run["steps"] else "its start"
         shown |= {"status": "interrupted", "interrupted": {"since": run["updated_at"], "after": after}}

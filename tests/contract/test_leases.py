@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+
+import pytest
 
 from infra.ports import RunLease
 from tests.contract.conftest import Plumbing
@@ -16,8 +19,12 @@ async def seen(plumbing: Plumbing, *leases: RunLease) -> None:
     """Wait until these are held, and no others."""
     async with asyncio.timeout(10.0):
         # What lapses has no event of its own.
-        while await plumbing.leases.held() != {item.run_id: item for item in leases}:  # noqa: ASYNC110
+        while _holders((await plumbing.leases.held()).values()) != _holders(leases):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+def _holders(leases: Iterable[RunLease]) -> set[tuple[str, str, str]]:
+    return {(item.run_id, item.runner, item.host) for item in leases}
 
 
 async def test_held_runs_are_seen_with_their_holders(plumbing: Plumbing) -> None:
@@ -44,3 +51,17 @@ async def test_released_run_is_held_no_more(plumbing: Plumbing) -> None:
     await seen(plumbing)
     plumbing.leases.hold(lease("a", "r2"), 60.0)
     await seen(plumbing, lease("a", "r2"))
+
+
+async def test_lease_tells_since_when_nothing_was_heard_and_when_it_lapses(plumbing: Plumbing) -> None:
+    """Both are told anew by each word of the holder."""
+    plumbing.leases.hold(lease("a"), 60.0)
+    await seen(plumbing, lease("a"))
+    await asyncio.sleep(1.5)
+    (held,) = (await plumbing.leases.held()).values()
+    assert 1.4 < held.silent_seconds < 10.0
+    assert held.silent_seconds + held.lapses_seconds == pytest.approx(60.0)
+    plumbing.leases.hold(lease("a"), 60.0)
+    async with asyncio.timeout(10.0):
+        while (await plumbing.leases.held())["a"].silent_seconds > 1.0:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.02)

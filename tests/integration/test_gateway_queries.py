@@ -67,6 +67,9 @@ async def test_every_query(nats_url: str, postgres_url: str, tmp_path: Path) -> 
         for status, ids in (("interrupted", ["shop-1"]), ("running", []), ("queued", ["shop-2"])):
             page = (await get(f"{API}/tasks", params={"status": status})).json()
             assert ids == [row["id"] for row in page["items"]], status
+        why = (await get(f"{API}/tasks/shop-1/why")).json()
+        assert (why["status"], why["obstacles"][0]["kind"]) == ("interrupted", "no-lease")
+        assert f"No worker holds the lease of {run}" in why["summary"]
         stack.jetstream.leases.hold(RunLease(run_id=run, runner="r1", host="here"), 60.0)
         async with asyncio.timeout(5.0):
             while not await stack.jetstream.leases.held():  # noqa: ASYNC110 - nothing tells of it

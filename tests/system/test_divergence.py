@@ -168,6 +168,7 @@ def test_run_that_nobody_holds_is_no_ghost(stack: SystemStack, model: ModelServe
     assert stack.get(path, wait_for=stack.last_sequence())["status"] == "running"
     assert stack.get(path)["lease"]["host"]
     with stack.away("agent-runner"):
+        wait_until(lambda: "has not been heard of" in stack.get(f"/tasks/{run.task}/why")["summary"], "it is silent")
         wait_until(lambda: stack.get(path)["status"] == "interrupted", "the lease lapses")
         shown = stack.get(path)
         assert shown["lease"] is None
@@ -177,6 +178,9 @@ def test_run_that_nobody_holds_is_no_ghost(stack: SystemStack, model: ModelServe
         assert run.task not in [row["id"] for row in stack.items("/tasks", status="running")]
         assert "after step 1" in stack.cairn("task", "show", run.task)
         assert stack.get("/queue")["interrupted"] == [run.run]
+        why = stack.get(f"/tasks/{run.task}/why")
+        assert (why["status"], [obstacle["kind"] for obstacle in why["obstacles"]]) == ("interrupted", ["no-lease"])
+        assert f"No worker holds the lease of {run.run}" in stack.cairn("task", "show", run.task)
     stack.feed.ended(run.task)
     assert stack.get(path, wait_for=stack.last_sequence())["status"] == "succeeded"
 

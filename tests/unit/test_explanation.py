@@ -9,6 +9,7 @@ import pytest
 
 from events.task import StageResult
 from events.task_state import Question
+from infra.ports import RunLease
 from projections.task import StageView
 from services.gateway.explanation import Situation, explain
 
@@ -46,6 +47,17 @@ def situation(status: str = "queued", **changes: Any) -> Situation:
         "overall_limit": 10,
     }
     return Situation(task_id="shop-7", status=status, **{**values, **changes})
+
+
+def on_worker(**changes: Any) -> Situation:
+    """A run that began."""
+    stages = (stage("development", "running", run_id="r-1"),)
+    values = {"begun": {"r-1": NOW}, "hosts": ("other", "vm"), "lease_seconds": 15.0, **changes}
+    return situation("running", stages=stages, **values)
+
+
+def lease(**times: float) -> RunLease:
+    return RunLease(run_id="r-1", runner="vm-1", host="vm", **times)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +99,27 @@ def situation(status: str = "queued", **changes: Any) -> Situation:
         (situation(running_overall=10), ["overall-limit"], "10 of 10"),
         (situation("running", stages=(stage("development", "running", run_id="r-1"),)), [], "It runs: development"),
         (situation("running", running=("a", "b", "c"), stages=(stage("test", "checking"),)), [], "It runs: test"),
+        (on_worker(held=None), [], "It runs: development (r-1)."),
+        (on_worker(held={"r-1": lease(silent_seconds=4.0, lapses_seconds=11.0)}), [], "It runs: development (r-1)."),
+        (
+            on_worker(held={"r-1": lease(silent_seconds=9.0, lapses_seconds=6.0)}),
+            ["silent-lease"],
+            "vm-1 on vm holds r-1, and has not been heard of since 2025-12-31T23:59:51+00:00; unless it is, another "
+            "worker takes it over in 6 s.",
+        ),
+        (
+            on_worker(held={"r-2": lease()}),
+            ["no-lease"],
+            "No worker holds the lease of r-1, which got no further since 2026-01-01T00:00:00+00:00. It will be taken "
+            "over within 15 s by one that has room, of other, vm.",
+        ),
+        (
+            on_worker(held={}, begun={}),
+            ["no-lease"],
+            "No worker has taken up r-1 yet. It will be taken over within 15 s",
+        ),
+        (on_worker(held={}, hosts=()), ["no-lease"], "None is heard of: it goes on when one is."),
+        (on_worker(held={}, ended=("r-1",)), [], "It runs: development (r-1)."),
         (situation("completed", needs={"shop-1": "failed"}), [], "It has ended: completed."),
         (situation("failed", reason="the agent crashed"), [], "the agent crashed"),
     ],
