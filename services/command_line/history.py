@@ -74,6 +74,7 @@ def events(
     task: Annotated[str, typer.Option(help="Of a task, its runs, environments and pull request.")] = "",
     run: Annotated[str, typer.Option(help="Of a run; of an imported one: imported/NAME.")] = "",
     environment: Annotated[str, typer.Option(help="Of an environment.")] = "",
+    experiment: Annotated[str, typer.Option(help="Of an experiment.")] = "",
     after: Annotated[int, typer.Option(min=0, help="Only what came after this sequence.")] = 0,
     follow_on: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
     as_json: AsJson = False,
@@ -82,10 +83,12 @@ def events(
 
     With --json one decision a line.
     """
-    if sum(map(bool, (task, run, environment))) > 1:
-        message = "--task, --run and --environment each select by themselves: use one."
+    if sum(map(bool, (task, run, environment, experiment))) > 1:
+        message = "--task, --run, --environment and --experiment each select by themselves: use one."
         raise Failure(message, exit_code=INVALID)
     selection = {"task": task, "run": run, "environment": environment}
+    if experiment:
+        selection = {"entity": "experiment", "id": experiment}
     with gateway(context) as api:
         within = located(api, task or run or environment)
         if within.prefix:
@@ -99,6 +102,8 @@ def events(
             api.get(f"/runs/{run}")
         elif environment:
             api.get(f"/environments/{environment}")
+        elif experiment:
+            api.get(f"/experiments/{experiment}")
         pages = _pages(api, after, selection, within.prefix)
         source = _followed(api, after, selection) if follow_on else pages
         try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from services.command_line.console import duration, shortened
+from services.command_line.console import duration, shortened, when
 
 Event = Mapping[str, Any]
 
@@ -76,6 +76,43 @@ _SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
     "PullRequestMerged": (lambda e: f"pull request merged as {e['commit'][:10]}", GOOD),
     "PullRequestMergeRefused": (lambda e: f"merge refused ({_cause(e)})", BAD),
     "PullRequestClosed": (lambda e: f"pull request closed{_of(e, 'reason', ': ')}", ODD),
+    "SystemStarted": (lambda e: f"system of {e['compose_file']} is up: {_listed(e['services'], 'service')}", GOOD),
+    "SystemObserved": (lambda e: f"system seen: {_services(e)}", FAINT),
+    "SystemFoundUnhealthy": (lambda e: f"system not up: {e['service'] or e['compose_file']} {e['reason']}", BAD),
+    "SystemStopped": (lambda e: f"system down: {e['reason']}", FAINT),
+    "ExperimentRequested": (
+        lambda e: (
+            f"{'dry run' if e['dry_run'] else 'experiment'} on {e['target']}: {e['title']}{_of(e, 'by', ', by ')}"
+        ),
+        "bold",
+    ),
+    "ExperimentValidated": (lambda e: f"nothing stands against it; it may take until {_time(e['deadline'])}", FAINT),
+    "ExperimentRefused": (lambda e: f"refused ({_cause(e)})", BAD),
+    "SteadyStateProbed": (lambda e: f"steady state {e['phase']} the method: {_held(e['probes'])}", ""),
+    "StepBegun": (lambda e: f"step {e['step'] or 0}: {e['name']}", "bold"),
+    "StepEnded": (lambda e: f"step {e['step'] or 0} {_outcome(e)}{_of(e, 'detail', ': ')}", FAINT),
+    "FaultIntended": (
+        lambda e: (
+            f"{Fields(e['fault'])['kind']} on {', '.join(e['containers'])}{_peers(e)} until {_time(e['ends_at'])}"
+        ),
+        ODD,
+    ),
+    "FaultInjected": (lambda e: f"{e['fault_id']} holds, after {e['seconds']:.1f} s", ODD),
+    "FaultNotInjected": (lambda e: f"{e['fault_id']} could not be made so ({_cause(e)})", BAD),
+    "FaultUndone": (lambda e: f"{e['fault_id']} is undone ({e['reason'] or 'ended'}), in {e['seconds']:.1f} s", GOOD),
+    "FaultStuck": (lambda e: f"{e['fault_id']} is stuck: {shortened('; '.join(e['left']), 300)}", BAD),
+    "SamplesRecorded": (lambda e: f"{e['probe']}: {e['failed'] or 0} of {e['count']} samples did not hold", FAINT),
+    "GuardTripped": (lambda e: f"guard {_probed(e['probe'])}", BAD),
+    "ExperimentResumed": (lambda e: f"gone on with by another process on {e['host']}", ODD),
+    "AbortRequested": (lambda e: f"called off ({_cause(e)}){_of(e, 'by', ' by ')}", ODD),
+    "RollbackPerformed": (lambda e: f"rollback {e['name']} {_outcome(e)}{_of(e, 'detail', ': ')}", ""),
+    "RecoveryMeasured": (lambda e: f"steady again {e['seconds'] or 0:.1f} s after the last fault", GOOD),
+    "ExperimentCompleted": (lambda e: f"everything held: {e['summary']}", GOOD),
+    "ExperimentDeviated": (lambda e: f"something did not hold: {e['summary']}", BAD),
+    "ExperimentAborted": (lambda e: f"ended early ({e['cause']}): {e['summary']}", ODD),
+    "ChaosHalted": (lambda e: f"chaos is halted{_of(e, 'by', ' by ')}{_of(e, 'reason', ': ')}", ODD),
+    "ChaosResumed": (lambda e: f"experiments may begin again{_of(e, 'by', ', says ')}", GOOD),
+    "ChaosCapabilitiesFound": (lambda e: f"faults possible on {e['host']}: {_possible(e['faults'])}", FAINT),
     "DeliveryPlanned": (lambda e: f"notification by {e['channel']}: {shortened(e['title'])}", FAINT),
 }
 
@@ -133,6 +170,41 @@ def _exit(event: Event) -> str:
 
 def _result(event: Event) -> str:
     return content(event["content"])
+
+
+def _services(event: Event) -> str:
+    return ", ".join(f"{item['service']} {item['status']}" for item in event["services"])
+
+
+def _listed(items: Sequence[Event], name: str) -> str:
+    return ", ".join(item[name] for item in items)
+
+
+def _time(moment: str) -> str:
+    return when(moment)[11:]
+
+
+def _peers(event: Event) -> str:
+    return f" towards {', '.join(event['peers'])}" if event["peers"] else ""
+
+
+def _outcome(event: Event) -> str:
+    return "done" if event["succeeded"] else "failed"
+
+
+def _probed(probe: Event) -> str:
+    probe = Fields(probe)
+    return f"{probe['name']} did not hold{_of(probe, 'detail', ': ')}"
+
+
+def _held(probes: Sequence[Event]) -> str:
+    failed = [_probed(probe) for probe in probes if not probe.get("held")]
+    return "; ".join(failed) or "all probes hold"
+
+
+def _possible(faults: Mapping[str, str]) -> str:
+    possible = [kind for kind, why in faults.items() if not why]
+    return ", ".join(possible) or "none"
 
 
 def _size(event: Event) -> str:

@@ -92,6 +92,19 @@ class TestEvents:
         """Two selections at once are a usage error."""
         assert run("events", "--task", "a", "--run", "b").exit_code == 2
 
+    def test_of_an_experiment(self, run: Run, gateway: StubGateway) -> None:
+        """Only its own decisions are asked for; one that does not exist is not found."""
+        gateway.on("GET /experiments/x1", Answer({"id": "x1"}))
+        gateway.on(
+            "GET /events",
+            page(decision(1, "experiment", "x1", {"type": "FaultUndone", "fault_id": "x1-f0", "seconds": 0.2})),
+        )
+        assert "x1-f0 is undone (ended)" in run("events", "--experiment", "x1").stdout
+        asked = gateway.requests[-1].query
+        assert (asked["entity"], asked["id"]) == ("experiment", "x1")
+        assert run("events", "--experiment", "x2").exit_code == 4
+        assert run("events", "--experiment", "x1", "--run", "b").exit_code == 2
+
     def test_an_unknown_task(self, run: Run) -> None:
         """An id that does not exist is an error, not an empty list."""
         assert run("events", "--task", "shop-9").exit_code == 4
