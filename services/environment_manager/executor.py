@@ -43,7 +43,7 @@ from services.environment_manager.operations import Asked, Done, Operations
 from services.environment_manager.output import OutputWriter
 from services.environment_manager.ports import Checkpoint, FileTools, Limits, Processes, Sandboxes, Workspaces
 from services.environment_manager.reports import Reports
-from services.environment_manager.room import Room
+from services.environment_manager.room import Room, Rooms
 from services.environment_manager.tools.commands import Start, start_of, start_of_declared, start_of_probe
 
 logger = structlog.get_logger()
@@ -89,36 +89,20 @@ class Executor:
         )
         self._plumbing = plumbing
         self._reports = Reports(plumbing.log, plumbing.sender, plumbing.content)
-        self._rooms: dict[str, Room] = {}
-
-    def room(self, id: str) -> Room:
-        return self._rooms.setdefault(id, Room(id))
-
-    def busy(self, id: str) -> bool:
-        """Whether something is under way in the environment."""
-        room = self._rooms.get(id)
-        return room is not None and (bool(room.calls) or room.preparing > 0)
-
-    def works_on(self, id: str, call_id: str) -> bool:
-        room = self._rooms.get(id)
-        return room is not None and call_id in room.calls
-
-    def preparing(self, id: str) -> bool:
-        """Whether the environment's workspace is being made at this moment."""
-        room = self._rooms.get(id)
-        return room is not None and room.preparing > 0
+        self.rooms = Rooms()
 
     def begin(self, id: str, command: ExecuteTool, cause: Cause) -> None:
         """Start working on a call, or go on with it; nothing where that is under way already."""
-        room = self.room(id)
-        if command.call_id not in room.calls:
-            task = asyncio.create_task(self._see_through(room, command, cause))
-            room.calls[command.call_id] = task
-            task.add_done_callback(lambda _: room.leave(command.call_id))
+        with self.rooms.enter(id) as room:
+            if command.call_id not in room.calls:
+                work = asyncio.create_task(self._see_through(room, command, cause))
+                self.rooms.begin(room, command.call_id, work)
 
     async def interrupt(self, id: str, command: InterruptCall) -> None:
         """End a call that is under way; one that waits for its turn is not begun any more."""
-        room = self.room(id)
+        room = self.rooms.find(id)
+        if room is None:
+            return
         if command.call_id in room.calls:
             room.interrupted[command.call_id] = command.reason
         if command.call_id in room.operations:
@@ -128,7 +112,8 @@ class Executor:
 
     async def interrupt_all(self, id: str, reason: str) -> None:
         """End every call of the environment and wait until each has its end in the log."""
-        calls = dict(self.room(id).calls)
+        room = self.rooms.find(id)
+        calls = dict(room.calls) if room is not None else {}
         for call_id in calls:
             await self.interrupt(id, InterruptCall(call_id=call_id, reason=reason))
         if calls:
@@ -137,7 +122,7 @@ class Executor:
     async def abandon(self, id: str, started: ToolCallStarted) -> None:
         """End what is left of a call that nobody waits for any more, then say that it is over."""
         processes = self._plumbing.processes
-        async with self.room(id).changing:
+        async with self.rooms.changing(id):
             for process_id, runs in (await processes.known(id)).items():
                 if runs and process_id.partition(".")[0] == started.call_id:
                     await processes.interrupt(id, process_id)
@@ -148,7 +133,7 @@ class Executor:
 
     async def stop(self) -> None:
         """Let go of everything: processes go on under their shims, and are adopted by whoever comes next."""
-        tasks = [task for room in self._rooms.values() for task in room.calls.values()]
+        tasks = self.rooms.calls()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -167,12 +152,13 @@ class Executor:
                 raise Fenced(message)
             return decide(state)
 
-        async with self.room(id).appending:
-            try:
-                return (await self._plumbing.environments.decide(id, self.own(cause), if_here)).state
-            except Fenced:
-                self.displaced(id)
-                raise
+        with self.rooms.enter(id) as room:
+            async with room.appending:
+                try:
+                    return (await self._plumbing.environments.decide(id, self.own(cause), if_here)).state
+                except Fenced:
+                    self.displaced(id)
+                    raise
 
     # ---- one call
 

@@ -93,12 +93,8 @@ class Handlers:
             await self.prepare(id, prepare_again(state), replace(cause, id=f"{cause.id}-prepared-again"))
 
     async def prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
-        room = self._executor.room(id)
-        room.preparing += 1
-        try:
+        with self._executor.rooms.preparing(id):
             await self._prepare(id, command, cause)
-        finally:
-            room.preparing -= 1
 
     async def _prepare(self, id: str, command: PrepareEnvironment, cause: Cause) -> None:
         """Make the workspace and its shim. A workspace that was removed comes back as its last checkpoint shows it; one

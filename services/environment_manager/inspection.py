@@ -43,7 +43,7 @@ class Inspector:
         if state.running:
             await self._executor.append(id, cause, lambda state: decider.inspect(state, inspection_id, None))
             return
-        async with self._executor.room(id).changing:
+        async with self._executor.rooms.changing(id):
             state, _ = await self._plumbing.environments.load(id)
             found: WorkspaceDiverged | None = None
             if state.stands and not state.running and state.diverged is None:
@@ -57,7 +57,7 @@ class Inspector:
     async def reconcile(self, id: str, choice: str, cause: Cause, *, session_file: str = "") -> None:
         """Make the workspace as the log tells it (``restore``), or tell the log what it is (``accept``)."""
         workspaces = self._plumbing.workspaces
-        async with self._executor.room(id).changing:
+        async with self._executor.rooms.changing(id):
             state, _ = await self._plumbing.environments.load(id)
             if state.diverged is None:
                 return

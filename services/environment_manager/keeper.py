@@ -102,7 +102,7 @@ class Keeper:
         if (environment.stands or environment.lost) and environment.host != self._plumbing.host:
             await self._leave(id, environment)
             return
-        busy = self._executor.busy(id)
+        busy = self._executor.rooms.busy(id)
         if not environment.stands and busy:
             return  # It is being prepared at this moment.
         task_id = environment.prepared.task_id if environment.prepared is not None else ""
@@ -135,7 +135,7 @@ class Keeper:
             case reconcile.Prepare(command=command):
                 await self._prepare(id, command, self._cause(id, "prepared-again"))
             case reconcile.Abandon(started=started):
-                if not self._executor.works_on(id, started.call_id):
+                if not self._executor.rooms.works_on(id, started.call_id):
                     await self._executor.abandon(id, started)
             case reconcile.EndProcess(process_id=process_id):
                 await self._plumbing.processes.interrupt(id, process_id)
@@ -143,7 +143,7 @@ class Keeper:
             case reconcile.Continue(command=command):
                 self._executor.begin(id, command, Cause(id=command.call_id, actor="environment-manager"))
             case reconcile.Inspect():
-                if not self._executor.busy(id):
+                if not self._executor.rooms.busy(id):
                     await self._inspector.inspect(id, self._cause(id, "inspected"))
 
     async def _end_all(self, id: str, reason: str) -> None:
@@ -210,7 +210,7 @@ class Keeper:
 
     async def _leave(self, id: str, environment: Environment) -> None:
         """It lives on another host: what is left of it here ends. Nothing is said in the log, which is not ours."""
-        if self._executor.preparing(id):
+        if self._executor.rooms.is_prepared(id):
             return  # It is being taken over at this moment.
         await self._end_all(id, f"it lives on {environment.host} now")
         await self._plumbing.workspaces.remove(id)

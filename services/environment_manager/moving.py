@@ -8,9 +8,6 @@ the log does not know here, which is removed.
 
 from __future__ import annotations
 
-import asyncio
-from collections import defaultdict
-
 import structlog
 
 from events import subjects
@@ -31,7 +28,6 @@ class Moving:
         self._plumbing = plumbing
         self._executor = executor
         self._hosts = hosts
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def is_here(self, envelope: CommandEnvelope) -> bool:
         """Whether a command is to be handled here; else it has been sent on. Raises ``Transient``.
@@ -56,10 +52,8 @@ class Moving:
         return decider.stands(state) and state.host != self._plumbing.host
 
     async def _take_over(self, id: str, cause: Cause) -> bool:
-        room = self._executor.room(id)
-        room.preparing += 1
-        try:
-            async with self._locks[id]:
+        with self._executor.rooms.preparing(id) as room:
+            async with room.moving:
                 state, _ = await self._plumbing.environments.load(id)
                 if not self._lives_elsewhere(state):
                     return True
@@ -69,8 +63,6 @@ class Moving:
                     await self._refuse(id, state, error, cause)
                     return False
                 return True
-        finally:
-            room.preparing -= 1
 
     async def _move(self, id: str, state: Environment, cause: Cause) -> None:
         plumbing = self._plumbing

@@ -13,6 +13,7 @@ from events.task import RecordCheck
 from events.tools import Noop
 from infra.entities import Cause
 from services.environment_manager.operations import Asked, Done
+from services.environment_manager.room import Room
 from tests.unit.environment_twins import Environments
 from tests.waiting import until
 
@@ -39,7 +40,13 @@ def call(id: str, tool: str = "shell", effects: str = "workspace", **changes: ob
 
 def begin(environments: Environments, command: ExecuteTool) -> asyncio.Task[None]:
     environments.executor.begin(environments.id, command, CAUSE)
-    return environments.executor.room(environments.id).calls[command.call_id]
+    return room(environments).calls[command.call_id]
+
+
+def room(environments: Environments) -> Room:
+    found = environments.executor.rooms.find(environments.id)
+    assert found is not None
+    return found
 
 
 def started(id: str, *, effects: str = "workspace", retry: str = "never") -> ToolCallStarted:
@@ -197,12 +204,34 @@ async def test_keeper_removes_what_is_not_in_the_log_and_starts_in_spite_of_a_ba
     assert environments.workspaces.environments == ["shop-1-broken"]
 
 
+async def test_nothing_is_held_of_environments_where_nothing_is_done(environments: Environments) -> None:
+    """As long as one is inside, the next one meets the same locks; with the last one everything goes, also where it was
+    asked for an environment that nobody knows."""
+    rooms = environments.executor.rooms
+    assert len(rooms) == 0
+    first = begin(environments, call("c1"))
+    entered = room(environments)
+    await until(lambda: environments.processes.started == ["c1"])
+    second = begin(environments, call("c2"))
+    environments.processes.end("c1")
+    await first
+    assert room(environments) is entered
+    await until(lambda: environments.processes.started == ["c1", "c2"])
+    environments.processes.end("c2")
+    await second
+    await until(lambda: len(rooms) == 0)
+    await environments.inspector.inspect(environments.id, CAUSE)
+    await environments.executor.interrupt("shop-9-development", InterruptCall(call_id="c9", reason="cancelled"))
+    await environments.executor.interrupt_all("shop-9-development", "cancelled")
+    assert len(rooms) == 0
+
+
 async def test_what_a_crash_left_comes_to_its_end_first(environments: Environments) -> None:
     """Else the checkpoint of the next call would hold what the first one had half done."""
     append = environments.executor.append
     await append(environments.id, Cause(id="left"), lambda state: (started("c1"),))
     waiting = begin(environments, call("c2"))
-    await until(lambda: not environments.executor.room(environments.id).changing.locked())
+    await until(lambda: not room(environments).changing.locked())
     assert environments.processes.started == []
     first = begin(environments, call("c1"))
     await until(lambda: environments.processes.started == ["c1"])
@@ -263,7 +292,7 @@ async def test_operation_that_is_interrupted_or_late_is_cancelled(environments: 
 
     environments.operations[Noop] = operation
     working = begin(environments, call("c1", "noop", "none"))
-    await until(lambda: environments.executor.room(environments.id).operations)
+    await until(lambda: room(environments).operations)
     await environments.executor.interrupt(environments.id, InterruptCall(call_id="c1", reason="cancelled"))
     await working
     await begin(environments, call("c2", "noop", "none", time_limit_seconds=0.01))

@@ -56,7 +56,7 @@ async def test_call_of_a_person_is_in_the_log_before_it_begins(environments: Env
     call_id = names.requested_call_id(environments.id, "0123")
     await until(lambda: environments.processes.started == [call_id])
     environments.processes.end(call_id)
-    await until(lambda: not environments.executor.busy(environments.id))
+    await until(lambda: not environments.executor.rooms.busy(environments.id))
     assert await environments.events() == [
         f"CallRequested {call_id}",
         f"ToolCallStarted {call_id}",
@@ -87,11 +87,11 @@ async def test_keeper_goes_on_with_what_a_person_asked_for(environments: Environ
     await environments.executor.stop()
     state, _ = await environments.plumbing.environments.load(environments.id)
     assert [*state.asked] == [call_id]
-    environments.executor.room(environments.id).calls.clear()
+    await until(lambda: not environments.executor.rooms)
     following = await environments.keeper.start()
     await following.close()
     environments.processes.end(call_id)
-    await until(lambda: not environments.executor.busy(environments.id))
+    await until(lambda: not environments.executor.rooms.busy(environments.id))
     assert (await environments.events())[-1] == f"ToolCallCompleted {call_id}"
 
 
