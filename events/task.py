@@ -175,8 +175,9 @@ class TaskSubmitted(Event, frozen=True, kw_only=True):
 
 class RunRequested(Event, frozen=True, kw_only=True):
     """A stage's agent is to run. ``findings`` is what an earlier attempt or a gate left for it to mend.
-    ``sources`` are the environments that made the commits ``bases``. In a forked task, a stage's workspace begins as
-    the checkpoint ``restore`` of the environment ``restore_source``, which lies on ``host``."""
+    ``sources`` are the environments that made the commits ``bases``; for a branch there is none. In a forked task, a
+    stage's workspace begins as the checkpoint ``restore`` of the environment ``restore_source``, which lies on
+    ``host``."""
 
     stage: str
     attempt: int

@@ -116,7 +116,8 @@ class Handlers:
             if restore:
                 await bundles.bring(source, (await plumbing.environments.load(source))[0], restore)
             for source, commit in zip(command.sources, command.bases, strict=False):
-                await bundles.bring(source, (await plumbing.environments.load(source))[0], commit)
+                if source:
+                    await bundles.bring(source, (await plumbing.environments.load(source))[0], commit)
             prepared = await plumbing.workspaces.prepare(
                 id, command.repository_url, base_branch=command.base_branch, bases=command.bases, restore=restore
             )

@@ -160,7 +160,12 @@ class Placer:
             correlation=task.submitted.submission_id,
             trace=self._board.traces.get(task.id, ""),
         )
-        await self._append(placement, cause, lambda task: task_decider.start_stage(task, command, prompt=text))
+        depends_on = [self._board.tasks[id] for id in task.submitted.specification.depends_on]
+        await self._append(
+            placement,
+            cause,
+            lambda task: task_decider.start_stage(task, command, prompt=text, depends_on=depends_on),
+        )
 
     async def _append(self, placement: Placement, cause: Cause, decide: Callable[[Task], Sequence[Event]]) -> None:
         """Limits are about all tasks, so the log takes a placement only from a board that lacks no decision about any:

@@ -148,6 +148,20 @@ def test_why_and_dependencies(stack: SystemStack, model: ModelServer, tmp_path: 
     assert "+Bye" in diff
 
 
+def test_task_begins_from_work_that_is_not_published(stack: SystemStack, model: ModelServer, tmp_path: Path) -> None:
+    """Its dependency ends without a pull request: the branch is nowhere, the work is there all the same."""
+    model.add("Write it", [shell("echo written > only-here.txt"), submit()])
+    model.add("Read it", [shell("cat only-here.txt"), submit()])
+    gate = {"kind": "tests", "command": "cat only-here.txt"}
+    stages = [{"name": "work", "role": "developer"}, {"name": "test", "needs": ["work"], "gate": gate}]
+    stack.project("private", repository(tmp_path / "repository"), pipeline={"name": "private", "stages": stages})
+    first = stack.submit("private", "Write it", agent="anthropic")
+    second = stack.submit("private", "Read it", agent="anthropic", depends_on=[first])
+    stack.feed.ended(second)
+    assert stack.feed.until("ToolCallCompleted", second).event["content"]["text"] == "written\n"
+    assert stack.feed.all("RunRequested", second)[0].event["sources"] == [f"{first}-work"]
+
+
 def test_two_tasks_at_once_in_one_repository(stack: SystemStack, model: ModelServer, tmp_path: Path) -> None:
     """Each waits for the other to be there, and neither sees the other's files."""
     for own, other in (("left", "right"), ("right", "left")):

@@ -57,7 +57,9 @@ def begin(story: Story[Task], stage: str = "development") -> RunRequested:
 
 def succeed(story: Story[Task], stage: str = "development", commit: str = "c0ffee") -> list[str]:
     run_id = story.state.stages[stage].position.run_id  # type: ignore[union-attr]
-    result = StageResult(environment_id=f"shop-1-{stage}", host="here", commit=commit, summary=f"{stage} done")
+    result = StageResult(
+        environment_id=f"{story.state.id}-{stage}", host="here", commit=commit, summary=f"{stage} done"
+    )
     command = RecordRunSucceeded(stage=stage, run_id=run_id, result=result)
     return kinds(story.when(lambda task: decider.record_run_succeeded(task, command)))
 
@@ -407,17 +409,6 @@ def test_rejection_leads_to_the_agent_whose_work_was_looked_at() -> None:
     story.when(lambda task: decider.reject(task, RejectStage(stage="accept", reason="too slow"), by="ada"))
     assert [stage.name for stage in story.state.ready_stages()] == ["work"]
     assert story.state.stages["work"].findings == "too slow"
-
-
-def test_work_begins_from_that_of_the_tasks_it_depends_on() -> None:
-    """Also where an approval comes before the first agent; a dependency that is named twice is merged once."""
-    stages = (Stage(name="allow", approval=True), Stage(name="work", needs=("allow",), role="developer"))
-    story = Story(TASK, "shop-3")
-    project = settings(pipeline=checked(Pipeline(name="p", stages=stages)))
-    command = submit(depends_on=("shop-1", "shop-2", "shop-1"))
-    story.when(lambda task: decider.submit(task, command, number=3, submission_id="s3", project=project))
-    story.when(lambda task: decider.approve(task, ApproveStage(stage="allow"), by="ada"))
-    assert begin(story, "work").bases == ("cairn/shop-1", "cairn/shop-2")
 
 
 def test_repeated_retry_decides_nothing() -> None:

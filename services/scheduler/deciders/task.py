@@ -7,7 +7,7 @@ Each function takes the state and a command and answers with events; a repeated 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 from events.backoff import backoff
 from events.errors import CommandRejected, Invalid, NotFound
 from events.kernel import Event
-from events.names import branch_name, check_id, environment_id, run_id
+from events.names import check_id, environment_id, run_id
 from events.pipeline import EXPERIMENT_GATE, ExperimentGate, PullRequestGate, Stage, TestsGate
 from events.project import ProjectSettings
 from events.task import (
@@ -53,6 +53,8 @@ from events.task import (
     TaskSubmitted,
 )
 from events.task_state import TASK, AwaitingApproval, Checking, Passed, Running, StageState, Stopped, Task
+from services.scheduler.deciders import dependencies
+from services.scheduler.deciders.dependencies import Base
 
 MAX_UNEVALUATED = 3
 KINDS: dict[Any, str] = {TestsGate: "tests", PullRequestGate: "pull_request", ExperimentGate: EXPERIMENT_GATE}
@@ -110,18 +112,19 @@ def submit(task: Task, command: SubmitTask, *, number: int, submission_id: str, 
     return _and_advance(task, submitted)
 
 
-def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
-    """Give a ready stage to an agent. Nothing where it is not ready any more."""
+def start_stage(task: Task, command: StartStage, *, prompt: str, depends_on: Sequence[Task] = ()) -> Events:
+    """Give a ready stage to an agent. Nothing where it is not ready any more. ``depends_on`` are the tasks that this
+    one depends on, which have completed."""
     stage = next((stage for stage in task.ready_stages() if stage.name == command.stage and stage.role), None)
     if stage is None or task.submitted is None:
         return ()
     attempt = task.stages[stage.name].attempt + 1
     works = [work for need in stage.needs if (work := task.stages[need].result).commit]
-    bases = tuple(work.commit for work in works)
-    if not bases:  # The task's first work begins from that of the tasks it depends on.
-        bases = tuple(branch_name(other) for other in dict.fromkeys(task.submitted.specification.depends_on))
     environment = environment_id(task.id, stage.name)
     taken_over = _taken_over(task, stage, environment)
+    bases = [Base(work.commit, work.environment_id) for work in works]
+    if not bases and not taken_over.commit:  # The task's first work begins from that of the tasks it depends on.
+        bases = dependencies.bases(depends_on)
     fork = task.submitted.forked_from
     return (
         RunRequested(
@@ -132,8 +135,8 @@ def start_stage(task: Task, command: StartStage, *, prompt: str) -> Events:
             agent_name=command.agent_name,
             agent=command.agent,
             prompt=prompt,
-            bases=bases,
-            sources=tuple(work.environment_id for work in works),
+            bases=tuple(base.name for base in bases),
+            sources=tuple(base.source for base in bases) if any(base.source for base in bases) else (),
             forked_from=fork if fork is not None and fork.stage == stage.name else None,
             restore=taken_over.commit,
             restore_source=taken_over.environment_id,
