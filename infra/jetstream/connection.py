@@ -26,6 +26,7 @@ from infra.jetstream.requests import Requests
 from infra.jetstream.run_leases import JetStreamRunLeases
 from infra.jetstream.source import JetStreamCommandSource
 from infra.jetstream.streams import make_streams, verify_streams
+from infra.jetstream.takers import JetStreamTakers
 from infra.settings import Settings
 
 logger = logging.getLogger("cairn.jetstream")
@@ -51,6 +52,7 @@ class JetStream:
         self.dead_letters = JetStreamDeadLetters(requests, tenant)
         self.hosts = JetStreamHostRegistry(requests, tenant)
         self.leases = JetStreamRunLeases(requests, tenant)
+        self.takers = JetStreamTakers(requests, tenant)
         self._settings = settings
         self._client = client
         self._requests = requests

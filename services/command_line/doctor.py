@@ -24,7 +24,7 @@ from infra.embedded import stack_file
 from services.command_line import console
 from services.command_line.client import Gateway
 from services.command_line.failures import FAILED, Failure
-from services.command_line.options import AsJson, Target, gateway
+from services.command_line.options import AsJson, gateway, is_elsewhere
 
 if TYPE_CHECKING:
     from events.agents import Agent
@@ -49,9 +49,7 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
     Where --url or CAIRN_URL names a Cairn, that one is checked as far as its gateway can tell. Exit code 1 says that
     something is missing without which Cairn cannot work.
     """
-    target = context.find_object(Target) or Target()
-    named = target.url or os.environ.get("CAIRN_URL")
-    checks = list(check_deployed(gateway(context)) if named else run_checks(Path.cwd()))
+    checks = list(check_deployed(gateway(context)) if is_elsewhere(context) else run_checks(Path.cwd()))
     if as_json:
         console.show_json(checks)
     else:
@@ -97,11 +95,22 @@ def check_deployed(api: Gateway) -> Iterator[Check]:
     durability = status["durability"]
     yield Check("durability", OK if durability["level"] == "always" else WARNING, durability["sentence"])
     yield check_workers(status["hosts"])
+    yield check_services(status.get("services"))
     if status["queue"] is None:
         yield Check("read models", WARNING, "cannot be read now: look at the projector and PostgreSQL")
     else:
         tasks = ", ".join(f"{count} {state}" for state, count in status["queue"].items())
         yield Check("read models", OK, f"tasks: {tasks or 'none'}")
+
+
+def check_services(services: dict[str, bool] | None) -> Check:
+    """Those that the gateway can see at work, and those that it cannot."""
+    if services is None:
+        return Check("services", WARNING, "cannot be seen now: look at NATS")
+    away = [name for name, taken in services.items() if not taken]
+    if away:
+        return Check("services", WARNING, f"nobody does the work of {', '.join(away)}: look at their logs")
+    return Check("services", OK, f"at work: {', '.join(services)}")
 
 
 def check_workers(hosts: dict[str, float] | None) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,6 +17,12 @@ class Target:
 
     url: str | None = None
     key: str | None = None
+
+
+def is_elsewhere(context: typer.Context) -> bool:
+    """Whether --url or CAIRN_URL names a Cairn, rather than the one that runs here being meant."""
+    target = context.find_object(Target) or Target()
+    return bool(target.url or os.environ.get("CAIRN_URL"))
 
 
 def gateway(context: typer.Context) -> Gateway:

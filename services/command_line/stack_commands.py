@@ -14,8 +14,9 @@ import typer
 from infra.embedded import stack_file
 from services.command_line import console
 from services.command_line.client import nothing_here
+from services.command_line.doctor import LONGEST_SILENCE_SECONDS
 from services.command_line.failures import FAILED, INVALID, UNREACHABLE, Failure
-from services.command_line.options import AsJson
+from services.command_line.options import AsJson, gateway, is_elsewhere
 
 if TYPE_CHECKING:
     from infra.embedded.reload import NotReloaded, Reloading
@@ -223,8 +224,15 @@ def down(home: Home = Path(stack_file.HOME_NAME)) -> None:
     console.say("Stopped. Everything is kept: `cairn up` goes on from here.")
 
 
-def status(home: Home = Path(stack_file.HOME_NAME), as_json: AsJson = False) -> None:
-    """How the Cairn here and its processes are."""
+def status(context: typer.Context, home: Home = Path(stack_file.HOME_NAME), as_json: AsJson = False) -> None:
+    """How the Cairn here and its processes are.
+
+    Where --url or CAIRN_URL names a Cairn, that one, as far as its gateway can tell.
+    """
+    if is_elsewhere(context):
+        with gateway(context) as api:
+            _show_status(api.url, _services_status(api.get("/status")), {}, as_json=as_json)
+        return
     home = home.absolute() if home.is_dir() else stack_file.find_home(Path.cwd()) or home.absolute()
     file = stack_file.read(home)
     running = file is not None and stack_file.is_running(home)
@@ -234,12 +242,31 @@ def status(home: Home = Path(stack_file.HOME_NAME), as_json: AsJson = False) -> 
             raise typer.Exit(UNREACHABLE)
         raise nothing_here()
     processes = [_process_status(home, name, entry) for name, entry in file.processes.items()]
+    _show_status(file.url, processes, {"home": str(home), "process": file.pid}, as_json=as_json)
+
+
+def _show_status(url: str, rows: list[dict[str, Any]], here: dict[str, Any], *, as_json: bool) -> None:
+    """``here`` is what only a Cairn of this machine has."""
     if as_json:
-        console.show_json({"running": True, "url": file.url, "home": str(home), "processes": processes})
+        place = {"home": here["home"]} if here else {}
+        console.show_json({"running": True, "url": url, **place, "processes": rows})
         return
-    console.fields({"URL": file.url, "home": home, "process": file.pid})
-    rows = [(row["name"], row["state"], row["pid"], row["detail"]) for row in processes]
-    console.table(["process", "state", "pid", ""], rows, empty="No process runs yet.")
+    console.fields({"URL": url, **here})
+    columns = ["name", "state", "pid", "detail"] if here else ["name", "state", "detail"]
+    shown = [tuple(row[column] for column in columns) for row in rows]
+    names = {"name": "process" if here else "service", "detail": ""}
+    console.table([names.get(column, column) for column in columns], shown, empty="No process runs yet.")
+
+
+def _services_status(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each service and worker that the gateway can see."""
+    unmet = "; ".join(f"{name}: {reason}" for name, reason in status["unmet"].items())
+    rows = [("gateway", not unmet, unmet)]
+    for name, taken in (status.get("services") or {}).items():
+        rows.append((name, taken, "" if taken else "nobody does its work: look at its log"))
+    for host, seconds in (status["hosts"] or {}).items():
+        rows.append((f"worker {host}", seconds <= LONGEST_SILENCE_SECONDS, f"last heard {seconds:g} s ago"))
+    return [{"name": name, "state": "ready" if well else "not ready", "detail": said} for name, well, said in rows]
 
 
 def _process_status(home: Path, name: str, entry: stack_file.StackProcess) -> dict[str, Any]:

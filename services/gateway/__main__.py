@@ -92,6 +92,7 @@ async def start(runtime: Runtime, bound: socket.socket) -> Serving:
             dead_letters=jetstream.dead_letters,
             leases=jetstream.leases,
             hosts=jetstream.hosts,
+            services=jetstream.takers.all,
             preflights=preflights,
             agents_at_once=chosen.scheduling.agents_at_once,
             durability=Finder(chosen.nats),

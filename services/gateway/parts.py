@@ -28,6 +28,7 @@ class Parts:
     dead_letters: DeadLetters
     leases: RunLeases
     hosts: HostRegistry
+    services: Callable[[], Awaitable[dict[str, bool]]]
     preflights: AskPreflights
     agents_at_once: int
     durability: Callable[[], Awaitable[Durability]]

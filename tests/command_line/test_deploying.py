@@ -19,6 +19,7 @@ STATUS = {
     "queue": {"running": 2},
     "runs_held": [],
     "hosts": {"local": 1.5},
+    "services": {"agent-runner": False, "projector": True, "scheduler": True},
     "log": 7,
     "unmet": {},
 }
@@ -110,8 +111,26 @@ def test_doctor_looks_at_what_is_named(run: Run, gateway: StubGateway) -> None:
     result = run("doctor", "--json")
     assert result.exit_code == 0, result.output
     found = {check["name"]: check["detail"] for check in json.loads(result.stdout)}
-    assert set(found) == {"gateway", "durability", "workers", "read models"}
+    assert set(found) == {"gateway", "durability", "workers", "services", "read models"}
+    assert found["services"] == "nobody does the work of agent-runner: look at their logs"
     assert found["read models"] == "tasks: 2 running"
+
+
+def test_status_of_what_is_named(run: Run, gateway: StubGateway) -> None:
+    """A row for each service and worker that the gateway can see, in the shape of a stack on this machine."""
+    gateway.on("GET /status", Answer(STATUS))
+    result = run("status", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["running"]
+    assert {row["name"]: row["state"] for row in found["processes"]} == {
+        "gateway": "ready",
+        "agent-runner": "not ready",
+        "projector": "ready",
+        "scheduler": "ready",
+        "worker local": "ready",
+    }
+    assert "nobody does its work" in run("status").stdout
 
 
 def test_doctor_misses_workers(run: Run, gateway: StubGateway) -> None:
@@ -125,6 +144,7 @@ def test_doctor_misses_workers(run: Run, gateway: StubGateway) -> None:
         "nats": "warning",
         "durability": "ok",
         "workers": "missing",
+        "services": "warning",
         "read models": "warning",
     }
 

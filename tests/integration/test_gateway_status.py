@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from tests.gateway_stack import gateway_stack
+from tests.gateway_stack import gateway_stack, projecting, scheduler
 from tests.integration.test_gateway_queries import API
 
 
@@ -35,3 +36,21 @@ async def test_status_says_what_it_can_see(nats_url: str, tmp_path: Path) -> Non
         assert found["queue"] is None
         assert found["runs_held"] == []
         assert found["log"] == 0
+
+
+async def test_which_services_are_at_work(nats_url: str, postgres_url: str, tmp_path: Path) -> None:
+    """A service that takes commands, and a projector, are seen while they are there and missed when they are gone."""
+    async with gateway_stack(nats_url, tmp_path, postgres_url=postgres_url) as stack:
+
+        async def until(expected: dict[str, bool]) -> None:
+            async with asyncio.timeout(20):
+                while (await stack.client.get(f"{API}/status")).json()["services"] != expected:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+
+        await stack.request_run("shop-1")
+        await until({"projector": False})
+        async with scheduler(stack), projecting(stack):
+            await until({"projector": True, "scheduler": True})
+        await until({"projector": True, "scheduler": False})
+        await stack.request_run("shop-2")
+        await until({"projector": False, "scheduler": False})
