@@ -3,6 +3,10 @@
 An id is one NATS subject token, readable by a person, and derived from what it belongs to, so that deciding
 again gives the same id: task ``shop-7``, its run ``shop-7-development-1``, that run's call
 ``shop-7-development-1-c3``, the workspace ``shop-7-development``.
+
+Names may hold ``-`` and digits themselves, so two things could be called the same: stage ``web-1-build`` of
+``shop-7`` and stage ``build`` of ``shop-7-web-1``. ``prefixes_clash`` tells such prefixes apart, of which only one is
+accepted. So every id belongs to one thing, also where upper and lower case are the same, as in some file systems.
 """
 
 from __future__ import annotations
@@ -20,6 +24,13 @@ def checked_name(value: str, what: str) -> str:
         message = f"{value!r} cannot name a {what}: use up to 63 letters, digits, '-' and '_', starting with a letter."
         raise Invalid(message, slug="invalid-name")
     return value
+
+
+def prefixes_clash(one: str, other: str) -> bool:
+    """Whether ids that begin with these prefixes could be the same: they are equal, or one begins as the ids of the
+    other's stages do (``shop-7-web`` and ``shop``)."""
+    shorter, longer = sorted((one.lower(), other.lower()), key=len)
+    return shorter == longer or re.match(rf"{re.escape(shorter)}-[0-9]+-[a-z]", longer) is not None
 
 
 def task_id(prefix: str, number: int) -> str:

@@ -106,8 +106,8 @@ def checked(pipeline: Pipeline) -> Pipeline:
     if not stages or len(stages) > MAX_STAGES:
         message = f"pipeline {pipeline.name!r} has {len(stages)} stages; it needs 1 to {MAX_STAGES}."
         raise Invalid(message, slug="invalid-pipeline")
-    if len(stages) != len(pipeline.stages):
-        message = f"pipeline {pipeline.name!r} names a stage twice."
+    if len({name.lower() for name in stages}) != len(pipeline.stages):
+        message = f"pipeline {pipeline.name!r} names a stage twice (upper and lower case are the same)."
         raise Invalid(message, slug="invalid-pipeline")
     for stage in pipeline.stages:
         checked_name(stage.name, "stage")

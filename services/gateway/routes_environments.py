@@ -44,7 +44,7 @@ async def create_environment(request: Request, body: schemas.CreateEnvironment, 
     """An environment without a task: it is there until it is removed."""
     settings = await _project(request, checked_id(body.project, "project"))
     mark = uuid.uuid4().hex if key is None else hashlib.sha256(f"{request.state.actor}\n{key}".encode()).hexdigest()
-    id = f"{settings.prefix}-env-{mark[:8]}"
+    id = f"{settings.prefix}-env-{mark[:16]}"
     prepare = PrepareEnvironment(
         task_id="",
         repository_url=settings.repository.url,

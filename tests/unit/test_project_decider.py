@@ -45,6 +45,9 @@ def test_name_and_prefix_belong_to_one_project() -> None:
     with pytest.raises(CommandRejected, match="choose one with --prefix") as caught:
         add(Story(PROJECT, "store"), taken=("shop",))
     assert caught.value.slug == "prefix-taken"
+    with pytest.raises(CommandRejected, match="is too like 'shop-2-web', that of another project") as caught:
+        add(Story(PROJECT, "shop"), taken=("other", "shop-2-web"))
+    assert caught.value.slug == "prefix-taken"
 
 
 @pytest.mark.parametrize(

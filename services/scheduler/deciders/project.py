@@ -8,7 +8,7 @@ from collections.abc import Collection
 from events.divergence import POLICIES
 from events.errors import CommandRejected, Invalid
 from events.kernel import Event, replace
-from events.names import checked_name
+from events.names import checked_name, prefixes_clash
 from events.pipeline import checked
 from events.project import AddProject, Project, ProjectAdded, ProjectSettings
 from events.sandboxes import check_isolation, check_sandbox
@@ -24,16 +24,18 @@ class ProjectExists(CommandRejected):
 
 
 def add(project: Project, command: AddProject, *, taken_prefixes: Collection[str]) -> tuple[Event, ...]:
-    """Add a project. ``taken_prefixes`` are those of the other projects: a prefix names tasks of one project only."""
+    """Add a project. ``taken_prefixes`` are those of the other projects: an id is one of one project only."""
     settings = _checked(project.id, command.settings)
     if project.settings is not None:
         if project.settings == settings:
             return ()
         message = f"project {project.id!r} exists already, with other settings: choose another name."
         raise ProjectExists(message)
-    if settings.prefix in taken_prefixes:
-        message = f"the prefix {settings.prefix!r} belongs to another project: choose one with --prefix."
-        raise ProjectExists(message, slug="prefix-taken")
+    for taken in sorted(taken_prefixes):
+        if prefixes_clash(settings.prefix, taken):
+            whose = "that" if settings.prefix == taken else f"too like {taken!r}, that"
+            message = f"the prefix {settings.prefix!r} is {whose} of another project: choose one with --prefix."
+            raise ProjectExists(message, slug="prefix-taken")
     return (ProjectAdded(settings=settings),)
 
 
