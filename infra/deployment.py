@@ -37,6 +37,8 @@ from infra.api_keys import make_key
 _SERVICES = (subjects.AGENT_RUNNER, subjects.ENVIRONMENT_MANAGER, subjects.CHAOS)
 LOCAL_WORKER = "local"
 USERS_FILE = "users.json"
+# In the folder of settings, which containers see as /etc/cairn.
+NATS_CA = "nats-ca.pem"
 
 
 class User(msgspec.Struct, frozen=True):
@@ -92,8 +94,11 @@ def revoke_worker(folder: Path, name: str) -> None:
     _write_users(folder, {other: user for other, user in users.items() if other != name})
 
 
-def write_worker(folder: Path, compose_files: Sequence[Path], settings: str, seed: str) -> None:
-    """What a worker's host needs, in a new folder. Raises ``OSError``."""
+def write_worker(
+    folder: Path, compose_files: Sequence[Path], settings: str, seed: str, *, authority: Path | None = None
+) -> None:
+    """What a worker's host needs, in a new folder; ``authority`` is a file with the certificates that it trusts NATS
+    by. Raises ``OSError``."""
     hidden = folder / "secrets"
     hidden.mkdir(mode=0o700, parents=True)
     for place in (folder / "settings", hidden / "agents"):
@@ -102,6 +107,8 @@ def write_worker(folder: Path, compose_files: Sequence[Path], settings: str, see
         _once(folder / file.name, file.read_text(encoding="utf-8"))
     _once(folder / "settings" / "cairn.toml", settings)
     _once(hidden / "nats-key", seed)
+    if authority is not None:
+        _once(folder / "settings" / NATS_CA, authority.read_text(encoding="utf-8"))
 
 
 def inbox(worker: str) -> str:

@@ -35,6 +35,10 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ``inbox`` is the first token of the subjects that answers come to: a user who may not see the answers of others has
     one of its own, which begins with ``_INBOX``.
 
+    With ``tls_ca``, a file with the certificates of authorities, the connection must be encrypted, and the server must
+    show a certificate of one of these; with a ``tls://`` address and no ``tls_ca``, of one that this host trusts.
+    ``tls_cert`` and ``tls_key`` are this client's own, where the server asks for one.
+
     ``manage_streams`` is false where an operator makes the streams: then they are verified, not created.
 
     ``sync`` is what the operator says of the servers' ``sync_interval``; ``monitor_url`` is the monitoring address of
@@ -43,11 +47,19 @@ class Nats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     url: str = "nats://127.0.0.1:4222"
     credentials_file: str = ""
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
     inbox: str = "_INBOX"
     replicas: int = 1
     manage_streams: bool = True
     sync: Literal["unknown", "always", "interval"] = "unknown"
     monitor_url: str = ""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether nothing may be said in the clear."""
+        return bool(self.tls_ca or self.tls_cert) or "tls://" in self.url
 
     @property
     def shown_url(self) -> str:

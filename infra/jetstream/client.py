@@ -7,8 +7,8 @@ header bytes, and a command can be written to the socket at once. Connecting, au
 servers, pings and resubscribing stay nats-py's.
 
 This is the one file that uses private names of nats-py (there are no public ones for it): ``_process_msg``,
-``_process_err``, ``_process_op_err``, ``_attempt_reconnect``, ``_pending``, ``_pending_data_size``, ``_flush_queue``,
-``_transport``, ``_io_writer``. The version is pinned for that reason.
+``_process_info``, ``_process_err``, ``_process_op_err``, ``_attempt_reconnect``, ``_pending``, ``_pending_data_size``,
+``_flush_queue``, ``_transport``, ``_io_writer``. The version is pinned for that reason.
 """
 
 from __future__ import annotations
@@ -34,9 +34,19 @@ LEISURE_SECONDS = 0.002
 Receive = Callable[[bytes, bytes, bytes, bytes], None]
 
 
+class NotEncrypted(nats.errors.Error):
+    """The server does not offer TLS, and nothing may be said without."""
+
+    def __str__(self) -> str:
+        return "it does not offer TLS"
+
+
 class LeanClient(Client):
-    def __init__(self) -> None:
+    """With ``must_encrypt`` nothing is sent to a server that does not offer TLS."""
+
+    def __init__(self, *, must_encrypt: bool = False) -> None:
         super().__init__()
+        self._must_encrypt = must_encrypt
         self._receivers: dict[int, Receive] = {}
         self._outgoing: list[bytes] = []
         self._writing_soon = False
@@ -119,6 +129,12 @@ class LeanClient(Client):
             self._pending = []
             self._pending_data_size = 0
         await super().close()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # Of each connection this is the first that comes; nats-py would go on in the clear even with tls://.
+        if initial_connection and self._must_encrypt and not info.get("tls_required"):
+            raise NotEncrypted
+        await super()._process_info(info, initial_connection)
 
     async def _process_err(self, err_msg: str) -> None:
         # nats-py closes for good at any other error, such as expired credentials or a server's limit.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import nats.errors
 
 from events.errors import CairnError, Permanent, Transient
-from infra.jetstream.client import LeanClient
+from infra.jetstream.client import LeanClient, NotEncrypted
 from infra.jetstream.command_bus import JetStreamCommandBus
 from infra.jetstream.content_store import JetStreamContentStore
 from infra.jetstream.dead_letters import JetStreamDeadLetters
@@ -27,7 +28,7 @@ from infra.jetstream.run_leases import JetStreamRunLeases
 from infra.jetstream.source import JetStreamCommandSource
 from infra.jetstream.streams import make_streams, verify_streams
 from infra.jetstream.takers import JetStreamTakers
-from infra.settings import Settings
+from infra.settings import Nats, Settings
 
 logger = logging.getLogger("cairn.jetstream")
 
@@ -65,12 +66,12 @@ class JetStream:
     async def connect(cls, settings: Settings, name: str, *, timeout_seconds: float = CONNECT_SECONDS) -> JetStream:
         """Raises ``Transient`` where the server cannot be reached in time, ``CairnError`` where it turns us away,
         ``Permanent`` where the credentials cannot be read."""
-        credentials = _read(settings.nats.credentials_file)
-        client = LeanClient()
+        credentials, tls = _read(settings.nats.credentials_file), _tls(settings.nats)
+        client = LeanClient(must_encrypt=tls is not None)
         requests = Requests(client)
         stream = cls(settings, client, requests)
         refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        connecting = asyncio.create_task(stream._open(name, credentials, refused))
+        connecting = asyncio.create_task(stream._open(name, credentials, tls, refused))
         done, _ = await asyncio.wait(
             (connecting, refused), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
         )
@@ -81,18 +82,19 @@ class JetStream:
         await stream.close()
         shown = settings.nats.shown_url
         if refused.done():
-            message = f"NATS at {shown} turned us away: {refused.result()}. Check nats.url and nats.credentials_file."
-            raise CairnError(message) from refused.result()
+            raise _turned_away(shown, refused.result()) from refused.result()
         cause = (connecting.exception() if connecting in done else None) or stream._last_error
         message = f"NATS at {shown} cannot be reached within {timeout_seconds:g} s: {cause or 'no answer'}."
         raise Transient(message) from cause
 
-    async def _open(self, name: str, credentials: str, refused: asyncio.Future[Exception]) -> None:
+    async def _open(
+        self, name: str, credentials: str, tls: ssl.SSLContext | None, refused: asyncio.Future[Exception]
+    ) -> None:
         async def on_error(error: Exception) -> None:
             self._last_error = error
             self._requests.deny(str(error))
             logger.debug("NATS: %s: %s", type(error).__name__, error)
-            if "authorization violation" in str(error).lower() and not refused.done():
+            if _is_refusal(error) and not refused.done():
                 refused.set_result(error)
 
         has_token = "BEGIN NATS USER JWT" in credentials
@@ -106,6 +108,7 @@ class JetStream:
             closed_cb=self._on_disconnect,
             user_credentials=self._settings.nats.credentials_file if has_token else None,
             nkeys_seed_str=None if has_token else credentials or None,
+            tls=tls,
             max_reconnect_attempts=-1,
             # Declared as whole seconds by nats-py, which only sleeps for it.
             reconnect_time_wait=RECONNECT_SECONDS,  # type: ignore[arg-type]
@@ -176,6 +179,46 @@ class JetStream:
             await self._client.close()
         except (nats.errors.Error, OSError) as error:
             logger.debug("closing a broken connection: %s", error)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether asking again helps nothing. A handshake that broke off is none: a server that dies looks like that."""
+    if isinstance(error, ssl.SSLError):
+        return isinstance(error, ssl.SSLCertVerificationError) or "ALERT" in (error.reason or "")
+    return isinstance(error, NotEncrypted) or "authorization violation" in str(error).lower()
+
+
+def _turned_away(shown_url: str, error: Exception) -> CairnError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        message = (
+            f"NATS at {shown_url} shows a certificate that is not trusted: {error.verify_message}. Check nats.tls_ca."
+        )
+    elif isinstance(error, ssl.SSLError):
+        message = f"NATS at {shown_url} broke off TLS: {error.reason}. Check nats.tls_cert and nats.tls_key."
+    elif isinstance(error, NotEncrypted):
+        message = (
+            f"NATS at {shown_url} is not spoken to: {error}. Add a tls block to its configuration, or leave out tls:// "
+            "and nats.tls_ca."
+        )
+    else:
+        message = f"NATS at {shown_url} turned us away: {error}. Check nats.url and nats.credentials_file."
+    return CairnError(message)
+
+
+def _tls(nats: Nats) -> ssl.SSLContext | None:
+    """How to encrypt; None where that is not asked for."""
+    if not nats.is_encrypted:
+        return None
+    setting, file = "tls_ca", nats.tls_ca
+    try:
+        context = ssl.create_default_context(cafile=nats.tls_ca or None)
+        if nats.tls_cert:
+            setting, file = "tls_cert", f"{nats.tls_cert} with nats.tls_key {nats.tls_key or nats.tls_cert}"
+            context.load_cert_chain(nats.tls_cert, nats.tls_key or None)
+    except (OSError, ValueError) as error:  # An SSLError is an OSError too.
+        message = f"nats.{setting} {file} cannot be used: {error}"
+        raise Permanent(message, slug="nats-credentials") from error
+    return context
 
 
 def _read(file: str) -> str:

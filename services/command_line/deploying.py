@@ -25,7 +25,7 @@ tenant = "{tenant}"
 [nats]
 url = "{nats}"
 inbox = "{inbox}"
-manage_streams = false
+{tls}manage_streams = false
 
 [worker]
 host = "{name}"
@@ -51,6 +51,14 @@ def worker(
     name: str,
     nats: Annotated[str, typer.Option(help="The NATS of the control plane, as the worker reaches it.")],
     to: Annotated[Path, typer.Option(help="A new folder for what the worker's host needs.")],
+    nats_ca: Annotated[
+        Path | None,
+        typer.Option(
+            help="The certificates of the authority that NATS has its own from, where it is none that hosts trust.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     tenant: Annotated[str, typer.Option(help="Whom it works for.", show_default=True)] = "default",
     folder: Folder = DEPLOY,
 ) -> None:
@@ -65,9 +73,11 @@ def worker(
         message = f"There is no {compose}, which is the worker's Compose file."
         raise Failure(message, hint="Name the folder `deploy` of a checkout with --folder.")
     seed = deployment.add_worker(folder, name, tenant=tenant)
-    settings = WORKER_SETTINGS.format(name=name, tenant=tenant, nats=nats, inbox=deployment.inbox(name))
+    tls = f'tls_ca = "/etc/cairn/{deployment.NATS_CA}"\n' if nats_ca is not None else ""
+    settings = WORKER_SETTINGS.format(name=name, tenant=tenant, nats=nats, inbox=deployment.inbox(name), tls=tls)
+    files = [compose, *sorted(compose.parent.glob("docker-compose.*.yml"))]
     try:
-        deployment.write_worker(to, [compose, *sorted(compose.parent.glob("docker-compose.*.yml"))], settings, seed)
+        deployment.write_worker(to, files, settings, seed, authority=nats_ca)
     except OSError as error:
         deployment.revoke_worker(folder, name)
         message = f"{error.filename} cannot be written ({error.strerror}): choose another folder with --to."

@@ -88,6 +88,16 @@ def test_a_worker_gets_a_folder_and_the_server_its_public_key(here: Path) -> Non
     assert run_alone("deploy", "revoke", "acme-1").exit_code == 1
 
 
+def test_a_worker_knows_the_authority_of_nats(here: Path) -> None:
+    """It lies beside the worker's settings, which name it where its containers see it."""
+    run_alone("deploy", "init")
+    (here / "ca.pem").write_text("a certificate\n")
+    made = run_alone("deploy", "worker", "w", "--nats", "tls://nats:4222", "--nats-ca", "ca.pem", "--to", "new")
+    assert made.exit_code == 0, made.output
+    assert (here / "new" / "settings" / "nats-ca.pem").read_text() == "a certificate\n"
+    assert load(here / "new" / "settings" / "cairn.toml", {}).nats.tls_ca == "/etc/cairn/nats-ca.pem"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
