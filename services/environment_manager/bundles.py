@@ -20,7 +20,7 @@ import structlog
 
 from events import subjects
 from events.content import Stored
-from events.environment import CheckpointBundled, Environment
+from events.environment import BranchPushed, CheckpointBundled, Environment
 from events.errors import CairnError, Fenced, Permanent, Transient
 from events.kernel import Event
 from infra.entities import Cause, EntityStore
@@ -80,11 +80,13 @@ class Bundles:
             self._tasks[id] = asyncio.create_task(self._soon(id))
 
     async def bring(self, id: str, state: Environment, commit: str) -> None:
-        """Have a checkpoint of the environment on this host, from its bundles where it is not here yet.
+        """Have a checkpoint of the environment on this host, from its bundles where it is not here yet. What was made
+        of one to be published is in no bundle: the remote has it.
 
         Raises ``Permanent`` where they cannot be had, ``Transient`` where trying again may help.
         """
-        if state.prepared is not None and state.bundles:
+        published = [item.commit for item in state.pushed.values() if isinstance(item, BranchPushed)]
+        if state.prepared is not None and state.bundles and commit not in published:
             prepared = state.prepared
             await self._workspaces.unbundle(
                 id, prepared.repository_url, commit, prepared.base_commit, self._packs(state.bundles)

@@ -21,8 +21,9 @@ from events.environment import (
     ToolCallStarted,
     ToolCallUncertain,
 )
+from events.pipeline import Pipeline, PullRequestGate, Stage
 from events.run import RunResumed, RunSucceeded
-from events.task import CheckRequested, ForkRun, TaskCompleted
+from events.task import ApprovalRequested, CheckRequested, ForkRun, TaskCompleted
 from tests.integration.git_examples import git
 from tests.system.examples import bare_remote, lines, until_exists
 from tests.system.stack import wait_until
@@ -135,6 +136,46 @@ async def test_gate_is_checked_elsewhere_when_the_host_of_the_work_is_lost(tmp_p
         (moved,) = hosts.all(EnvironmentMoved)
         assert (moved.from_host, moved.host) == ("a", "b")
         assert git(remote, "show", f"{hosts.all(BranchPushed)[-1].branch}:three") == "3"
+
+
+PUBLISHED_TWICE = Pipeline(
+    name="published-twice",
+    stages=(
+        Stage(name="development", role="developer", approval=True),
+        Stage(name="publish", needs=("development",), gate=PullRequestGate()),
+        Stage(name="release", needs=("publish",), approval=True),
+        Stage(name="documentation", role="developer", needs=("release",)),
+        Stage(name="again", needs=("documentation",), gate=PullRequestGate()),
+    ),
+)
+
+
+@pytest.mark.parametrize("last", ["development", "publish"])
+async def test_work_is_published_when_its_host_is_lost(tmp_path: Path, nats_url: str, last: str) -> None:
+    """Nothing ran there any more when it was lost, after ``last`` was done: what was made there is published by
+    another host, and the next stage begins with it there."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    go.touch()
+    remote = bare_remote(tmp_path / "remote")
+    async with TwoHosts(tmp_path, nats_url, turns(ran, go)) as hosts:
+        task = await hosts.task(remote, TEST_COMMAND, pipeline=PUBLISHED_TWICE)
+        await hosts.until(ApprovalRequested)
+        hosts.b.start()
+        # The other host has seen the repository before, and nothing of what was published since.
+        await hosts.pack(hosts.b, f"{task}-development", hosts.all(ToolCallCompleted)[0].checkpoint)
+        if last == "development":
+            hosts.a.kill()
+        await hosts.approve(task, "development")
+        await hosts.until(ApprovalRequested, 2)
+        if last == "publish":
+            hosts.a.kill()
+        await hosts.approve(task, "release")
+        await hosts.until(TaskCompleted)
+        assert lines(ran) == ["begun", "ended", "begun", "ended"]
+        pushed = hosts.all(BranchPushed)
+        assert len(pushed) == 2
+        assert git(remote, "show", f"{pushed[-1].branch}:three") == "3"
+        assert [prepared.host for prepared in hosts.all(EnvironmentPrepared)] == ["a", "b"]
 
 
 async def test_fork_of_a_run_whose_host_is_lost(tmp_path: Path, nats_url: str) -> None:

@@ -18,8 +18,9 @@ from events import subjects
 from events.checkpoints import PackWorkspace
 from events.envelope import CommandEnvelope, Recorded
 from events.kernel import Command, Event
+from events.pipeline import DEVELOPMENT, Pipeline
 from events.project import AddProject, ProjectSettings, Repository
-from events.task import ForkRun, SubmitTask, TaskSpecification
+from events.task import ApproveStage, ForkRun, SubmitTask, TaskSpecification
 from infra.clock import SystemClock
 from infra.jetstream.connection import JetStream
 from infra.jetstream.streams import stream_configs
@@ -158,9 +159,11 @@ class TwoHosts:
         self.happened += [(record, event) for event in record.envelope.events]
         self._changed.set()
 
-    async def task(self, repository: Path, test_command: str) -> str:
+    async def task(self, repository: Path, test_command: str, *, pipeline: Pipeline = DEVELOPMENT) -> str:
         """A task of a new project with the agent of the transcript."""
-        project = ProjectSettings(repository=Repository(url=str(repository)), prefix="shop", test_command=test_command)
+        project = ProjectSettings(
+            repository=Repository(url=str(repository)), prefix="shop", test_command=test_command, pipeline=pipeline
+        )
         await self._ask("project", AddProject(settings=project))
         specification = TaskSpecification(project="shop", title="Go on", agent="coder")
         return await self._ask("project", SubmitTask(specification=specification))
@@ -168,6 +171,9 @@ class TwoHosts:
     async def fork(self, task: str, command: ForkRun) -> str:
         """A task that goes on from a step of a run of ``task``."""
         return await self._ask("task", command, task)
+
+    async def approve(self, task: str, stage: str) -> None:
+        await self._ask("task", ApproveStage(stage=stage), task)
 
     async def pack(self, host: Host, environment_id: str, commit: str) -> bytes:
         """The workspace of a checkpoint, as ``host`` gives it."""
