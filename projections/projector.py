@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -51,6 +51,16 @@ SEQUENCE = Gauge("cairn_projection_sequence", "The last decision in the read mod
 Report = Callable[[bool, str], None]
 
 
+class Link(Protocol):
+    """What is asked of a store's connection."""
+
+    def is_closed(self) -> bool: ...
+
+    def add_termination_listener(self, callback: Callable[[Any], None]) -> None: ...
+
+    def remove_termination_listener(self, callback: Callable[[Any], None]) -> None: ...
+
+
 class Projector:
     def __init__(self, event_log: EventLog, url: str, clock: Clock, report: Report = lambda met, reason: None) -> None:
         self._log = event_log
@@ -65,7 +75,7 @@ class Projector:
         while True:
             began = asyncio.get_running_loop().time()
             try:
-                await self._work()
+                await self.work()
             except Transient as error:
                 self._report(False, str(error))
                 # What worked for a while begins anew with the shortest pause.
@@ -74,15 +84,19 @@ class Projector:
                 log.warning("the projector pauses", error=str(error), seconds=delay)
             await self._clock.sleep(delay)
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """Once: from the checkpoint on, until something fails. Raises ``Transient``."""
         async with connection(self._url, name="cairn-projector") as opened:
             await self._only_one(opened)
             # Safe with the checkpoint in the same transaction, and faster: see projections.store.
             await opened.execute("SET synchronous_commit TO off")
-            store = await self._fitting_store(opened)
-            while True:
-                await catch_up(store, self._log, BATCH)
-                await self._follow(opened, store)
+            await self.keep_up(opened, await self._fitting_store(opened))
+
+    async def keep_up(self, opened: Link, store: Store) -> None:
+        """Write what the log holds above ``store.sequence``, then what comes, over the connection of the store."""
+        while True:
+            await catch_up(store, self._log, BATCH)
+            await self._follow(opened, store)
 
     async def _only_one(self, opened: Connection) -> None:
         taken = await opened.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", self._schema)
@@ -102,7 +116,7 @@ class Projector:
         SEQUENCE.set(sequence)
         return Store(opened, self._schema, sequence)
 
-    async def _follow(self, opened: Connection, store: Store) -> None:
+    async def _follow(self, opened: Link, store: Store) -> None:
         """Write what comes, until it comes faster than it can be written."""
         inbox = Inbox()
         created_at = await self._log.created_at()

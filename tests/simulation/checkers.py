@@ -49,6 +49,7 @@ from events.task import (
     StagePassed,
 )
 from events.task_state import TASK, Running, Task
+from tests.projections.tables import Tables
 from tests.simulation.world import MARKS, tree_of
 
 if TYPE_CHECKING:
@@ -350,6 +351,25 @@ def checkpoints_are_kept(seen: Seen) -> Iterator[str]:
             yield f"checkpoints of {id} are left on {name}, though the log does not have it"
 
 
+def read_models_are_the_fold(seen: Seen) -> Iterator[str]:
+    """What the projector wrote, in however many batches and lives, is what folding all of the log at once gives."""
+    database = seen.simulation.database
+    if database.sequence != len(seen.records):
+        yield f"the read models stand at {database.sequence}, the log at {len(seen.records)}"
+        return
+    anew = Tables()
+    anew.write(seen.records)
+    for table, rows in anew.rows.items():
+        found = database.tables.rows[table]
+        for id in sorted(set(rows) | set(found)):
+            if rows.get(id) != found.get(id):
+                yield f"{table} {id} reads {found.get(id)}, folded anew {rows.get(id)}"
+    if database.tables.entries != anew.entries:
+        yield f"there are {len(database.tables.entries)} entries, folded anew {len(anew.entries)}"
+    if database.tables.call_states != anew.call_states:
+        yield f"there are {len(database.tables.call_states)} states of calls, folded anew {len(anew.call_states)}"
+
+
 def limits_are_kept(seen: Seen) -> Iterator[str]:
     """At no point of the log run more agents than allowed."""
     workload = seen.simulation.workload
@@ -459,6 +479,7 @@ CHECKERS: tuple[Checker, ...] = (
     checkpoints_hold_what_calls_did,
     nothing_is_left_over,
     checkpoints_are_kept,
+    read_models_are_the_fold,
     limits_are_kept,
     gates_advance_by_answers_only,
     every_run_ends_for_a_reason,

@@ -9,8 +9,10 @@ from events.environment import ENVIRONMENT, CallEnd
 from events.errors import RevisionConflict
 from events.kernel import replace
 from events.run import RUN, RunResumed
+from projections.fold import Changes
 from tests.simulation.network import Process
 from tests.simulation.ports import Ports, ProcessLog
+from tests.simulation.projecting import Store
 from tests.simulation.simulation import Simulation
 
 STORED_AFTER_SECONDS = 0.05
@@ -95,10 +97,26 @@ class NotFenced(Simulation):
         return _PlantedPorts(life, _HidesNewerEpochs) if life.name.startswith("agent_runner") else Ports(life)
 
 
+class _WritesRowsFirst(Store):
+    """Rows and checkpoint in two steps."""
+
+    async def commit(self, changes: Changes) -> None:
+        self._database.write(changes)
+        await asyncio.sleep(STORED_AFTER_SECONDS)
+        await self._process.awake()
+        self._database.sequence = changes.sequence
+
+
+class CheckpointApart(Simulation):
+    def store(self, life: Process) -> Store:
+        return _WritesRowsFirst(self.database, life)
+
+
 # Each with the checkers of which one at least must find it.
 PLANTS: dict[type[Simulation], tuple[str, ...]] = {
     AcknowledgedBeforeAppended: ("what_was_acknowledged_is_there",),
     NoExpectedRevision: ("one_epoch_at_a_time", "every_decision_is_made_once"),
     NotFenced: ("one_epoch_at_a_time",),
+    CheckpointApart: ("read_models_are_the_fold",),
     FinishedCallsForgotten: ("calls_are_repeated_by_their_policy_only",),
 }

@@ -41,6 +41,7 @@ from services.scheduler.board import Board
 from tests.simulation.loop import NothingLeft, VirtualLoop
 from tests.simulation.network import Faults, Network, Process, TrueClock
 from tests.simulation.ports import HostLeases, Ports
+from tests.simulation.projecting import Database, Projector, Store
 from tests.simulation.workload import People, SimulatedModels, Workload, unfinished
 from tests.simulation.workspaces import HostWorkspaces
 from tests.simulation.world import BY_HAND, HostProcesses, World, file_tools
@@ -169,6 +170,7 @@ class Simulation:
         self.bundled = self.chance.random() < BUNDLED
         self.two_schedulers = self.chance.random() < TWO_SCHEDULERS
         self.world = World(HOSTS, self.observed.has_ended, self.observed.home, shared=not self.bundled)
+        self.database = Database()
         self.bugs: list[str] = []
         self.told: list[str] = []
         self.lives: dict[tuple[str, str], Process] = {}
@@ -214,6 +216,14 @@ class Simulation:
             Position(self._position, runtime.life),
             runtime.guard,
         ).start()
+
+    def projector(self, runtime: SimulatedRuntime) -> Coroutine[Any, Any, Any]:
+        life = runtime.life
+        assert life is not None
+        return Projector(runtime.jetstream.log, runtime.clock, lambda: self.store(life)).run()
+
+    def store(self, life: Process) -> Store:
+        return Store(self.database, life)
 
     def known(self) -> Any:
         """The agents that are configured (``services.scheduler.ports.Agents``)."""
@@ -343,6 +353,7 @@ class Simulation:
         await self.network.memory.log.follow(self.observed.see, after=0)
         self.start("scheduler", CONTROL)
         self.start("notifier", CONTROL)
+        self.start("projector", CONTROL)
         if self.two_schedulers:
             self.start("scheduler", CONTROL_TOO)
         for host in HOSTS:
