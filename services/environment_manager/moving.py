@@ -19,6 +19,7 @@ from infra.hosts import Hosts
 from services.environment_manager.deciders import environment as decider
 from services.environment_manager.executor import Executor, Plumbing
 from services.environment_manager.furnishing import furnish
+from services.environment_manager.reports import Reports
 
 logger = structlog.get_logger()
 
@@ -28,11 +29,13 @@ class Moving:
         self._plumbing = plumbing
         self._executor = executor
         self._hosts = hosts
+        self._reports = Reports(plumbing.log, plumbing.sender, plumbing.content)
 
     async def is_here(self, envelope: CommandEnvelope) -> bool:
         """Whether a command is to be handled here; else it has been sent on. Raises ``Transient``.
 
-        An environment whose host is gone is here afterwards, or why it cannot be is in the log.
+        An environment whose host is gone is here afterwards. Where it cannot be, the log says why, and so does the
+        answer to a check.
         """
         id = envelope.entity_id
         kept = self._plumbing.environments.peek(id)
@@ -46,12 +49,13 @@ class Moving:
             logger.info("sent on", environment=id, to=state.host, command=type(envelope.command).__name__)
             await self._plumbing.sender.forward(subjects.ENVIRONMENT_MANAGER, state.host, envelope)
             return False
-        return await self._take_over(id, Cause.of(envelope, "-moved"))
+        return await self._take_over(envelope)
 
     def _lives_elsewhere(self, state: Environment) -> bool:
         return decider.stands(state) and state.host != self._plumbing.host
 
-    async def _take_over(self, id: str, cause: Cause) -> bool:
+    async def _take_over(self, envelope: CommandEnvelope) -> bool:
+        id, cause = envelope.entity_id, Cause.of(envelope, "-moved")
         with self._executor.rooms.preparing(id) as room:
             async with room.moving:
                 state, _ = await self._plumbing.environments.load(id)
@@ -60,7 +64,7 @@ class Moving:
                 try:
                     await self._move(id, state, cause)
                 except Permanent as error:
-                    await self._refuse(id, state, error, cause)
+                    await self._refuse(envelope, state, error, cause)
                     return False
                 return True
 
@@ -97,7 +101,7 @@ class Moving:
         logger.warning("moved", environment=id, from_host=state.host, lost_calls=decision.state.lost_calls)
         self._executor.bundles.note(id)
 
-    async def _refuse(self, id: str, state: Environment, error: Permanent, cause: Cause) -> None:
+    async def _refuse(self, envelope: CommandEnvelope, state: Environment, error: Permanent, cause: Cause) -> None:
         assert state.prepared is not None
         failed = EnvironmentPreparationFailed(
             task_id=state.prepared.task_id,
@@ -105,6 +109,10 @@ class Moving:
             detail=f"its host {state.host} is gone, and it cannot be taken over: {error}",
             retryable=True,
         )
-        await self._plumbing.environments.decide(
-            id, self._executor.own(cause), lambda present: decider.fail_move(present, failed, state.host)
+        decision = await self._plumbing.environments.decide(
+            envelope.entity_id,
+            self._executor.own(cause),
+            lambda present: decider.fail_move(present, failed, state.host),
         )
+        if decision.events:
+            await self._reports.no_workspace(envelope.command, failed.detail, cause)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import uuid
 
 from events import subjects
-from events.environment import ENVIRONMENT, CallEnd, ExecuteTool, ToolCallInterrupted, WorkspaceDiverged
+from events.environment import (
+    ENVIRONMENT,
+    CallEnd,
+    ExecuteTool,
+    PublishBranch,
+    ToolCallInterrupted,
+    WorkspaceDiverged,
+)
 from events.errors import Transient
 from events.kernel import Command
 from events.task import RecordCheck
@@ -26,7 +33,7 @@ class Reports:
     async def divergence(self, command: ExecuteTool, diverged: WorkspaceDiverged, cause: Cause) -> None:
         """The check cannot begin; said each time that it is asked for."""
         report = ends.divergence(command, diverged)
-        await self._tell(command, report, f"{report.divergence_id}-{uuid.uuid4().hex}", cause)
+        await self._tell(command.task_id, report, f"{report.divergence_id}-{uuid.uuid4().hex}", cause)
 
     async def check(self, command: ExecuteTool, ended: CallEnd, cause: Cause) -> None:
         """What the check came to."""
@@ -39,7 +46,19 @@ class Reports:
             summary=summary,
             detail=detail[-CHECK_DETAIL_CHARACTERS:],
         )
-        await self._tell(command, answer, f"{command.call_id}-result", cause)
+        await self._tell(command.task_id, answer, f"{command.call_id}-result", cause)
+
+    async def no_workspace(self, command: Command, detail: str, cause: Cause) -> None:
+        """Where ``command`` is a check, it cannot be made: said each time that it is asked for."""
+        match command:
+            case ExecuteTool(task_id=task_id, check_stage=stage, call_id=check_id) if stage:
+                pass
+            case PublishBranch(task_id=task_id, stage=stage, check_id=check_id):
+                pass
+            case _:
+                return
+        answer = RecordCheck(stage=stage, check_id=check_id, passed=None, summary=f"It has no workspace: {detail}")
+        await self._tell(task_id, answer, f"{check_id}-no-workspace-{uuid.uuid4().hex}", cause)
 
     async def find_end(self, environment_id: str, call_id: str) -> CallEnd:
         """The end of a call in the log. Raises ``Transient`` where it is not there yet."""
@@ -50,7 +69,7 @@ class Reports:
         message = f"the end of call {call_id} is not in the log"
         raise Transient(message)
 
-    async def _tell(self, command: ExecuteTool, report: Command, command_id: str, cause: Cause) -> None:
+    async def _tell(self, task_id: str, report: Command, command_id: str, cause: Cause) -> None:
         await self._sender.send(
-            subjects.SCHEDULER, subjects.ANY, "task", command.task_id, report, command_id=command_id, cause=cause
+            subjects.SCHEDULER, subjects.ANY, "task", task_id, report, command_id=command_id, cause=cause
         )
