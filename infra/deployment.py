@@ -7,8 +7,9 @@ keys only, and is written anew from ``secrets/nats/users.json`` ({"name": {"key"
 
 The control plane may do everything. A worker signs in with a key of its own, has an inbox that nobody else may see, and
 may write only what a worker of its tenant writes: events of runs, environments, pull requests and experiments,
-commands, output, content, its own signs of life. It cannot change a stream, and takes commands only from the consumers
-of workers. It can read everything of its tenant: customers who must not see each other get NATS accounts of their own.
+commands, output, content, its own signs of life. It cannot change a stream, and takes only the commands that are for
+workers. It reads the events and contents of its whole tenant, and of other tenants the names that stand in subjects:
+customers who must not see even these get NATS accounts of their own.
 
 Secrets are readable by everybody inside a folder that only its owner can enter: containers, which get single files,
 run as another user.
@@ -32,9 +33,19 @@ from events.experiment import EXPERIMENT
 from events.names import checked_name
 from events.pull_request import PULL_REQUEST
 from events.run import RUN
+from events.task_state import TASK
 from infra.api_keys import make_key
 
-_SERVICES = (subjects.AGENT_RUNNER, subjects.ENVIRONMENT_MANAGER, subjects.CHAOS)
+_SHARED_STREAMS = (
+    subjects.COMMANDS,
+    subjects.RUNS,
+    subjects.CALLS,
+    subjects.OUTPUT,
+    subjects.CONTENT,
+    subjects.LEASES,
+    subjects.HOSTS,
+    subjects.DEAD_LETTERS,
+)
 LOCAL_WORKER = "local"
 USERS_FILE = "users.json"
 # In the folder of settings, which containers see as /etc/cairn.
@@ -127,45 +138,59 @@ def users_configuration(control: str, workers: dict[str, User]) -> str:
 
 
 def may_publish(worker: str, tenant: str) -> Iterator[str]:
-    """The subjects that a worker writes to, JetStream's interface among them."""
+    """The subjects that a worker writes to, JetStream's interface among them.
+
+    What a request to JetStream is about often stands in its body, which no permission sees. So of streams that tenants
+    share it may ask only by subject, and make only those consumers whose filter stands in the subject.
+    """
     events = subjects.events_stream(tenant)
-    yield "$JS.API.STREAM.INFO.*"
-    for stream in (events, subjects.OUTPUT, subjects.CONTENT, subjects.LEASES):
-        yield f"$JS.API.DIRECT.GET.{stream}"
-        yield f"$JS.API.DIRECT.GET.{stream}.>"
-    for stream in (events, subjects.HOSTS, subjects.OUTPUT, subjects.CONTENT):
+    for stream in (events, *_SHARED_STREAMS):
+        yield f"$JS.API.STREAM.INFO.{stream}"  # To see that each is as it should be.
+    yield f"$JS.API.DIRECT.GET.{events}"
+    yield f"$JS.API.DIRECT.GET.{events}.>"
+    yield f"$JS.API.DIRECT.GET.{subjects.CONTENT}.{subjects.content(tenant, '>')}"
+    for stream in (events, subjects.HOSTS):
         yield f"$JS.API.STREAM.MSG.GET.{stream}"
     for what in ("CREATE", "MSG.NEXT", "DELETE"):
         yield f"$JS.API.CONSUMER.{what}.{events}.*"
-    for stream, durable in _durables(worker, tenant):
-        yield f"$JS.API.CONSUMER.CREATE.{stream}.{durable}"
+    for stream, durable, taken in _durables(worker, tenant):
+        yield f"$JS.API.CONSUMER.CREATE.{stream}.{durable}.{taken}"
         yield f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         yield f"$JS.ACK.{stream}.{durable}.>"
     for entity in (RUN.name, ENVIRONMENT.name, PULL_REQUEST.name, EXPERIMENT.name, CHAOS.name):
         yield subjects.event(tenant, entity, "*")
-    for service in (subjects.SCHEDULER, *_SERVICES):
-        yield f"cmd.{tenant}.{service}.>"
-    for service in _SERVICES:
+    yield subjects.command(tenant, subjects.SCHEDULER, subjects.ANY, TASK.name, "*")
+    # A run may go on here while its environment lives on another host.
+    for entity in (ENVIRONMENT.name, subjects.CALL_TOKEN):
+        yield subjects.command(tenant, subjects.ENVIRONMENT_MANAGER, "*", entity, "*")
+    yield subjects.command(tenant, subjects.CHAOS, worker, EXPERIMENT.name, "*")
+    for service in (subjects.AGENT_RUNNER, subjects.ENVIRONMENT_MANAGER, subjects.CHAOS):
         yield subjects.dead_letter(tenant, service)
     yield subjects.output(tenant, "*")
-    yield subjects.content(tenant, "*")
+    yield subjects.content(tenant, ">")
     yield subjects.lease(tenant, "*")
     yield subjects.host(tenant, worker)
     # Outcomes for whoever waits for them.
     yield "_INBOX.>"
 
 
-def _durables(worker: str, tenant: str) -> Iterator[tuple[str, str]]:
-    """The consumers that a worker takes commands from, each with its stream."""
-    manager, chaos = f"{subjects.ENVIRONMENT_MANAGER}-{tenant}", f"{subjects.CHAOS}-{tenant}"
-    yield subjects.RUNS, f"{subjects.AGENT_RUNNER}-{tenant}-{subjects.ANY}"
-    yield subjects.COMMANDS, f"{manager}-{worker}"
-    yield subjects.COMMANDS, f"{manager}-{subjects.ANY}"
-    yield subjects.COMMANDS, f"{manager}-pull-requests"
-    yield subjects.CALLS, f"{manager}-{worker}-calls"
-    yield subjects.CALLS, f"{manager}-{worker}-checkpoints"
-    yield subjects.COMMANDS, f"{chaos}-{worker}"
-    yield subjects.COMMANDS, chaos
+def _durables(worker: str, tenant: str) -> Iterator[tuple[str, str, str]]:
+    """The consumers that a worker takes commands from, each with its stream and what it takes."""
+    manager, chaos = subjects.ENVIRONMENT_MANAGER, subjects.CHAOS
+
+    def taken(service: str, target: str, entity: str) -> str:
+        return subjects.command(tenant, service, target, entity, "*")
+
+    runs = f"{subjects.AGENT_RUNNER}-{tenant}-{subjects.ANY}"
+    yield subjects.RUNS, runs, taken(subjects.AGENT_RUNNER, subjects.ANY, subjects.RUN_TOKEN)
+    for target in (worker, subjects.ANY):
+        yield subjects.COMMANDS, f"{manager}-{tenant}-{target}", taken(manager, target, ENVIRONMENT.name)
+    pull_requests = f"{manager}-{tenant}-pull-requests"
+    yield subjects.COMMANDS, pull_requests, taken(manager, subjects.ANY, PULL_REQUEST.name)
+    yield subjects.CALLS, f"{manager}-{tenant}-{worker}-calls", taken(manager, worker, subjects.CALL_TOKEN)
+    yield subjects.CALLS, f"{manager}-{tenant}-{worker}-checkpoints", taken(manager, worker, subjects.CHECKPOINT_TOKEN)
+    yield subjects.COMMANDS, f"{chaos}-{tenant}-{worker}", taken(chaos, worker, EXPERIMENT.name)
+    yield subjects.COMMANDS, f"{chaos}-{tenant}", taken(chaos, subjects.ANY, CHAOS.name)
 
 
 def _users(folder: Path) -> dict[str, User]:

@@ -78,9 +78,8 @@ class JetStreamCommandSource:
             "max_deliver": -1,
             "max_ack_pending": UNSETTLED_LIMIT,
             "deliver_policy": "all",
-            "filter_subjects": list(filters),
         }
-        taking = Taking(self._requests, durable, stream, config, deliver, capacity, lease_seconds)
+        taking = Taking(self._requests, durable, stream, list(filters), config, deliver, capacity, lease_seconds)
         await taking.start()
         return taking
 
@@ -96,6 +95,7 @@ class Taking:
         requests: Requests,
         durable: str,
         stream: str,
+        filters: list[str],
         config: dict[str, Any],
         deliver: Callable[[Delivered], None],
         capacity: Callable[[], int],
@@ -104,6 +104,7 @@ class Taking:
         self._requests = requests
         self._durable = durable
         self._stream = stream
+        self._filters = filters
         self._config = config
         self._deliver = deliver
         self._capacity = capacity
@@ -148,8 +149,14 @@ class Taking:
             await self._requests.client.drain_receiving(subscription)
 
     async def _make_consumer(self) -> None:
-        body = {"stream_name": self._stream, "config": self._config, "action": ""}
-        await self._requests.api(f"CONSUMER.CREATE.{self._stream}.{self._durable}", body)
+        subject, config = f"CONSUMER.CREATE.{self._stream}.{self._durable}", dict(self._config)
+        if len(self._filters) == 1:
+            # Where it stands in the subject too, permissions can say which filter it may have.
+            subject, config["filter_subject"] = f"{subject}.{self._filters[0]}", self._filters[0]
+        else:
+            config["filter_subjects"] = self._filters
+        body = {"stream_name": self._stream, "config": config, "action": ""}
+        await self._requests.api(subject, body)
 
     async def _listen(self) -> None:
         """Requests of an earlier subscription die with its inbox: the server sees that nobody listens there."""
