@@ -81,6 +81,14 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
+    def worker(self, name: str) -> str:
+        """The stage whose agent does the work that ``name`` looks at and hands on: itself where it has one, else the
+        one before it; empty where none does."""
+        stage = self.stage(name)
+        while not stage.role and stage.needs:
+            stage = self.stage(stage.needs[0])
+        return stage.name if stage.role else ""
+
     def dependents(self, name: str) -> frozenset[str]:
         """Every stage that needs ``name``, directly or through others."""
         found: set[str] = set()

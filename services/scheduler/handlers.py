@@ -222,6 +222,7 @@ class Handlers:
         return _accepted(PROJECT.name, envelope.entity_id, decision)
 
     async def _submit(self, envelope: CommandEnvelope, command: SubmitTask) -> Outcome:
+        await self._look_up(envelope.entity_id, command.specification.depends_on[: policy.MAX_DEPENDENCIES])
         project = self._board.projects.get(envelope.entity_id)
         if project is None or project.settings is None:
             message = f"there is no project {envelope.entity_id!r}: add it with `cairn project add`."
@@ -241,6 +242,14 @@ class Handlers:
             return task_decider.submit(task, command, number=number, submission_id=envelope.id, project=settings)
 
         return await self._numbered(envelope, settings.prefix, submit)
+
+    async def _look_up(self, project: str, tasks: Sequence[str]) -> None:
+        """Have them on the board, if they are in the log: another scheduler may have made them just now."""
+        if project not in self._board.projects:
+            self._board.put_project(*await self._projects.load(project))
+        for task in tasks:
+            if task not in self._board.tasks:
+                self._board.put_task(*await self._tasks.load(task))
 
     async def _fork(self, envelope: CommandEnvelope, command: ForkRun) -> Outcome:
         self._check_agents({command.agent} if command.agent else set())
@@ -265,7 +274,8 @@ class Handlers:
         reported = divergence_decider.waiting(task, command)
         if reported is None:
             return ""
-        fork = ForkRun(run_id=reported.run_id, sequence=await self._log.last_sequence())
+        run = divergence_decider.run_to_fork(task, reported)
+        fork = ForkRun(run_id=run, sequence=await self._log.last_sequence())
         outcome = await self._fork(envelope, fork)
         return f"Task {outcome.entity_id} goes on from there. {outcome.message}".rstrip()
 

@@ -9,8 +9,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from events.conversation import AssistantTurn, Conversation, Message, ToolResults
 from events.envelope import Recorded
 from events.environment import (
@@ -19,8 +17,6 @@ from events.environment import (
     CallEnd,
     Environment,
     EnvironmentInspected,
-    EnvironmentMoved,
-    EnvironmentPrepared,
     ToolCallCompleted,
     ToolCallStarted,
     ToolCallUncertain,
@@ -50,7 +46,11 @@ from events.task import (
 )
 from events.task_state import TASK, Running, Task
 from tests.projections.tables import Tables
-from tests.simulation.world import MARKS, tree_of
+from tests.simulation.workspace_checkers import (
+    checkpoints_are_kept,
+    checkpoints_hold_what_calls_did,
+    work_begins_from_that_of_dependencies,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -267,52 +267,6 @@ def calls_are_repeated_by_their_policy_only(seen: Seen) -> Iterator[str]:
             yield f"{id} is completed and was never executed"
 
 
-def checkpoints_hold_what_calls_did(seen: Seen) -> Iterator[str]:
-    """A checkpoint has the tree that the log names. Whoever completed left its marks once, in its own checkpoint and
-    in every later one of the environment."""
-    asked = {event.call_id: event for event in seen.events("run") if isinstance(event, ToolCallRequested)}
-    for id, environment in seen.environments.items():
-        done: list[str] = []
-        bases: tuple[str, ...] = ()
-        for event in seen.events("environment", id):
-            if isinstance(event, EnvironmentMoved):
-                held = seen.world.commits.get(event.checkpoint, {}).get(MARKS, "").splitlines()
-                done = [name for name in done if f"end {name}" in held]
-            if isinstance(event, EnvironmentPrepared):
-                if event.bases != bases:  # Made anew: what it began from is not the work of its task any more.
-                    done, bases = [], event.bases
-                yield from _wrong_checkpoint(seen, event.commit, event.tree, done)
-            if isinstance(event, CallEnd) and event.checkpoint:
-                call = asked.get(event.call_id)
-                if isinstance(event, ToolCallCompleted) and call is not None and call.tool in ("shell", "write_file"):
-                    done.append(_mark(call))
-                yield from (f"{id}: {it}" for it in _wrong_checkpoint(seen, event.checkpoint, event.tree, done))
-        standing = [host.workspaces[id] for host in seen.world.hosts.values() if id in host.workspaces]
-        for workspace in standing:
-            if tree_of(workspace.files) != environment.tree and not workspace.changed_by_hand:
-                yield f"{id} stands with {tree_of(workspace.files)}; its last checkpoint is {environment.tree}"
-
-
-def _mark(call: ToolCallRequested) -> str:
-    if call.tool == "write_file":
-        return str(msgspec.json.decode(call.arguments.text)["path"])  # type: ignore[union-attr]
-    return call.call_id
-
-
-def _wrong_checkpoint(seen: Seen, commit: str, tree: str, done: list[str]) -> Iterator[str]:
-    files = seen.world.commits.get(commit)
-    if files is None:
-        yield f"checkpoint {commit} is not there"
-        return
-    if tree_of(files) != tree:
-        yield f"checkpoint {commit} holds {tree_of(files)}, the log says {tree}"
-    marks = Counter(files.get(MARKS, "").splitlines())
-    for name in done:
-        if marks[f"begin {name}"] != 1 or marks[f"end {name}"] != 1:
-            begun, ended = marks[f"begin {name}"], marks[f"end {name}"]
-            yield f"checkpoint {commit} shows that {name} began {begun} and ended {ended} times"
-
-
 def nothing_is_left_over(seen: Seen) -> Iterator[str]:
     """Ended tasks have no workspaces, ended calls no programs; nobody holds a lease of an ended run."""
     for host in seen.world.hosts.values():
@@ -332,23 +286,6 @@ def nothing_is_left_over(seen: Seen) -> Iterator[str]:
             yield f"run {id} goes on, though its task is {task.status}"
     for command in seen.simulation.network.memory.source._commands.values():
         yield f"a command is left on {command.subject} after {command.deliveries} deliveries"
-
-
-def checkpoints_are_kept(seen: Seen) -> Iterator[str]:
-    """Those of every environment that the log has, on each host that it lived on; none that the log does not have."""
-    hosts = seen.world.hosts
-    lived: set[tuple[str, str]] = set()
-    for record in seen.records:
-        for event in record.envelope.events:
-            if isinstance(event, EnvironmentPrepared | EnvironmentMoved):
-                lived.add((event.host, record.envelope.entity_id))
-    for host, id in sorted(lived):
-        if id not in hosts[host].refs:
-            yield f"the checkpoints of {id} are gone from {host}"
-    explained = {id for _, id in lived}
-    for name, machine in hosts.items():
-        for id in sorted(set(machine.refs) - explained):
-            yield f"checkpoints of {id} are left on {name}, though the log does not have it"
 
 
 def read_models_are_the_fold(seen: Seen) -> Iterator[str]:
@@ -418,7 +355,7 @@ def gates_advance_by_answers_only(seen: Seen) -> Iterator[str]:
                     yield f"{id}: {stage.name} passed at {record.sequence} without approval"
                 approved.discard((id, stage.name))
     for id, task in seen.tasks.items():
-        if task.status == "completed":
+        if task.status == "completed" and seen.simulation.workload.publishes:
             branch = seen.world.branches.get(branch_name(id))
             if branch is None or seen.world.commits[branch].get("verdict") != "good":
                 yield f"{id} is completed; its branch on the remote is {branch}"
@@ -479,6 +416,7 @@ CHECKERS: tuple[Checker, ...] = (
     checkpoints_hold_what_calls_did,
     nothing_is_left_over,
     checkpoints_are_kept,
+    work_begins_from_that_of_dependencies,
     read_models_are_the_fold,
     limits_are_kept,
     gates_advance_by_answers_only,

@@ -87,6 +87,7 @@ class Workload:
         self.external_calls = EXTERNAL_CALLS if hasattr(ModelAgent(provider=""), "tools") else ()
         self.approval = chance.random() < 0.3
         self.review = chance.random() < 0.4
+        self.publishes = chance.random() < 0.8
         self.agents_at_once = chance.choice((1, 2, 3))
         self.project_agents_at_once = chance.choice((1, 2))
         for number in range(chance.choice((1, 2, 2, 3, 3, 4))):
@@ -139,7 +140,7 @@ class Workload:
 
     @property
     def pipeline(self) -> Pipeline:
-        """Work, perhaps a review by another agent, tests, perhaps a person, publishing."""
+        """Work, perhaps a review by another agent, tests, perhaps a person, as a rule publishing."""
         review = (Stage(name="review", needs=("development",), role="reviewer"),) if self.review else ()
         before = "review" if self.review else "development"
         return Pipeline(
@@ -155,7 +156,7 @@ class Workload:
                     rollback_limit=REWORK_LIMIT,
                     approval=self.approval,
                 ),
-                Stage(name="publish", needs=("test",), gate=PullRequestGate()),
+                *((Stage(name="publish", needs=("test",), gate=PullRequestGate()),) if self.publishes else ()),
             ),
         )
 

@@ -62,6 +62,21 @@ def test_run_that_diverged_makes_its_task_wait_until_somebody_chose() -> None:
     assert refused.value.slug == "no-open-divergence"
 
 
+def test_fork_goes_on_from_the_run_whose_work_is_meant() -> None:
+    """A gate that waits has no run of its own: it is the one whose work it looks at."""
+    story = running()
+    (reported,) = story.when(lambda task: decider.report(task, report()))
+    assert isinstance(reported, DivergenceReported)
+    assert decider.run_to_fork(story.state, reported) == RUN
+    story = checking()
+    (reported,) = story.when(lambda task: decider.report(task, report(CHECK)))
+    assert isinstance(reported, DivergenceReported)
+    assert decider.run_to_fork(story.state, reported) == RUN
+    carried = replace(story.state, stages={name: replace(it, attempt=0) for name, it in story.state.stages.items()})
+    with pytest.raises(Invalid, match="restore, accept or abandon it"):
+        decider.run_to_fork(carried, reported)
+
+
 def test_choice_must_be_one_and_for_something_that_waits() -> None:
     """Otherwise it is said what is wrong."""
     story = running()

@@ -35,6 +35,18 @@ def test_stages_come_after_what_they_need() -> None:
     assert [stage.name for stage in ordered.stages] == ["a", "c", "b", "d"]
 
 
+def test_worker_is_the_agents_stage_that_is_looked_at() -> None:
+    """Its own where it has one; none where no agent did anything."""
+    stages = (
+        Stage(name="allow", approval=True),
+        Stage(name="work", needs=("allow",), role="developer"),
+        Stage(name="test", needs=("work",), gate=TestsGate()),
+        Stage(name="accept", needs=("test",), approval=True),
+    )
+    pipeline = checked(Pipeline(name="p", stages=stages))
+    assert [pipeline.worker(stage.name) for stage in stages] == ["", "work", "work", "work"]
+
+
 def test_dependents_are_those_that_need_it_through_others_too() -> None:
     """A branch beside it is none."""
     given = checked(pipeline(work("a"), work("b", "a"), work("c", "b"), work("aside")))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from events.names import branch_name
-from events.pipeline import Pipeline, PullRequestGate, Stage
+from events.pipeline import PullRequestGate
 from events.task_state import Passed, Task
 
 
@@ -33,20 +33,16 @@ def _bases(task: Task) -> Iterator[Base]:
     pipeline = task.submitted.pipeline
     needed = {need for stage in pipeline.stages for need in stage.needs}
     published = {
-        _worker(pipeline, stage)
+        pipeline.worker(stage.name)
         for stage in pipeline.stages
         if isinstance(stage.gate, PullRequestGate) and isinstance(task.stages[stage.name].position, Passed)
     }
-    for worker in (_worker(pipeline, stage) for stage in pipeline.stages if stage.name not in needed):
+    for last in pipeline.stages:
+        worker = pipeline.worker(last.name)
+        if last.name in needed or not worker:
+            continue
         work = task.stages[worker].result
         if worker in published:
             yield Base(branch_name(task.id))
         elif work.commit:
             yield Base(work.commit, work.environment_id)
-
-
-def _worker(pipeline: Pipeline, stage: Stage) -> str:
-    """The stage whose agent did the work that ``stage`` hands on; the first one where no agent did any."""
-    while not stage.role and stage.needs:
-        stage = pipeline.stage(stage.needs[0])
-    return stage.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from events.divergence import ASK, CHOICES
 from events.errors import CommandRejected, Invalid
 from events.kernel import Event
+from events.names import run_id
 from events.task import (
     CheckRequested,
     DivergenceReported,
@@ -62,6 +63,19 @@ def _chosen(task: Task, open: DivergenceReported, choice: str, *, by: str) -> Ev
         return (resolved,)
     detail = f"the {open.kind} of {check.environment_id} had diverged and was given up by {by or 'somebody'}"
     return (resolved, TaskBlocked(stage=check.stage, cause="diverged", detail=detail))
+
+
+def run_to_fork(task: Task, open: DivergenceReported) -> str:
+    """The run that a fork goes on from: the one that waits, or the one whose work the gate that waits looks at."""
+    check = task.requests.get(open.run_id)
+    if not isinstance(check, CheckRequested) or task.submitted is None:
+        return open.run_id
+    worker = task.submitted.pipeline.worker(check.stage)
+    attempt = task.stages[worker].attempt if worker else 0
+    if not attempt:
+        message = f"stage {check.stage!r} of task {task.id} checks no work of its own: restore, accept or abandon it."
+        raise Invalid(message, slug="nothing-to-fork")
+    return run_id(task.id, worker, attempt)
 
 
 def to_carry_out(task: Task) -> list[tuple[CheckRequested, str]]:

@@ -286,7 +286,8 @@ def reject(task: Task, command: RejectStage, *, by: str) -> Events:
         message = f"stage {command.stage!r} of task {task.id} has passed already."
         raise NotAwaitingApproval(message)
     rejected = StageRejected(stage=stage.name, reason=command.reason, by=by)
-    to = stage.rollback_to or _agent_before(task, stage)
+    assert task.submitted is not None
+    to = stage.rollback_to or task.submitted.pipeline.worker(stage.name)
     if not to:
         return (rejected, TaskBlocked(stage=stage.name, cause="rejected", detail=command.reason))
     rework = task.stages[stage.name].rework + 1
@@ -372,13 +373,6 @@ def _work(task: Task, stage: Stage) -> StageResult:
     if stage.role or not stage.needs:
         return own
     return task.stages[stage.needs[0]].result
-
-
-def _agent_before(task: Task, stage: Stage) -> str:
-    """The stage whose agent did the work that ``stage`` looks at, itself where it has one; empty where none did."""
-    while not stage.role and stage.needs:
-        stage = _stage(task, stage.needs[0])
-    return stage.name if stage.role else ""
 
 
 def _then(task: Task, event: Event, following: Callable[[Task], Events]) -> Events:
