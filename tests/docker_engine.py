@@ -1,7 +1,8 @@
 """A second Docker engine, of a test's own, which may be killed: with its own folder, socket and containerd.
 
-It has no bridge and touches no rule of the host's network. Where it cannot be (no root, no ``dockerd``, no engine to
-take the base image from) tests are skipped with the reason.
+It runs in a network namespace of its own, since an engine changes the host's network: told to have no bridge, it
+removes that of the other engine. Its containers have no network. Where it cannot be (no root, no ``dockerd``, no engine
+to take the base image from) tests are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import pytest
 from tests.engine import BASE_IMAGE
 
 START_SECONDS = 30.0
+# ``unshare`` becomes what it starts, under the same number.
+PROGRAM = ("unshare", "--net", "dockerd")
 OPTIONS = ("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
 
 
@@ -27,8 +30,9 @@ def why_not() -> str:
     """Why there can be none here; empty where there can."""
     if os.geteuid() != 0:
         return "a second Docker engine needs root"
-    if shutil.which("dockerd") is None:
-        return "there is no dockerd here to start a second engine with"
+    missing = [program for program in ("dockerd", "unshare") if shutil.which(program) is None]
+    if missing:
+        return f"there is no {missing[0]} here to start a second engine with"
     return ""
 
 
@@ -76,7 +80,7 @@ class SecondEngine:
         keep = ("--live-restore",) if live_restore else ()
         with (folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["dockerd", *places, f"--host={self.url}", *OPTIONS, *keep], stdout=log, stderr=log
+                [*PROGRAM, *places, f"--host={self.url}", *OPTIONS, *keep], stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
