@@ -334,7 +334,8 @@ class Laboratory:
         return bool(program.pid == pid and not program.has_exited())
 
     def _variables(self, service: str, file: stack_file.StackFile) -> dict[str, str]:
-        return {"CAIRN_NATS__URL": self.proxy.url(service, file.nats_url)}
+        """The reaper beside the services has no connection to NATS."""
+        return {"CAIRN_NATS__URL": self.proxy.url(service, file.nats_url)} if service in SERVICES else {}
 
     def _processes_of(self, victim: str, handler: str) -> Sequence[str]:
         return _GROUPS.get(victim) or (handler if victim == HANDLER else victim,)

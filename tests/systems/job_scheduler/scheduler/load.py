@@ -34,7 +34,8 @@ class Load:
         self.samples = self.away = 0
 
     def submit(self, prefix: str, count: int, seconds: float) -> None:
-        """Say each job until it is taken; a second time does no harm."""
+        """Say each job until it is taken; a second time does no harm. Samples meanwhile."""
+        sampled = time.monotonic()
         for number in range(1, count + 1):
             id = f"{prefix}-{number:03}"
             self.jobs[id] = None
@@ -45,6 +46,9 @@ class Load:
                 except ApiAway:
                     self.away += 1
                     time.sleep(SAMPLE_SECONDS)
+            if time.monotonic() - sampled >= SAMPLE_SECONDS:
+                self._sample()
+                sampled = time.monotonic()
 
     def wait(self, within_seconds: float) -> None:
         """Sample until every job is done, or the time is over."""
