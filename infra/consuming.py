@@ -13,7 +13,7 @@ from infra.telemetry import processing
 # After so long a command is handed out again whose process died or stands still. Mostly its successor on the host gives
 # it back at once (``infra.leases``), but not what was on its way into the process when it died. One that lives and
 # stands still for longer has the command handled twice, which costs time only.
-LEASE_SECONDS = 10.0
+LEASE_SECONDS = 5.0
 
 
 def consumer(
