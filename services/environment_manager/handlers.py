@@ -10,6 +10,7 @@ import structlog
 from events import names, subjects
 from events.envelope import CommandEnvelope, Outcome
 from events.environment import (
+    ENVIRONMENT,
     BranchPushed,
     BranchRefused,
     Environment,
@@ -104,6 +105,8 @@ class Handlers:
         outdated = not state.begins_from(command.bases)
         if (decider.stands(state) and not outdated) or await self._is_needless(command.task_id):
             return
+        if state.removed and await self._is_decided(id, self._executor.own(cause)):
+            return  # The command came once more: what it made was removed since, and nobody asked for that again.
         restore, source = ("", "") if outdated else (command.restore, command.restore_source)
         if decider.stands(state):
             anew = ", ".join(commit[:12] for commit in command.bases)
@@ -164,6 +167,9 @@ class Handlers:
             message = f"environment {id} was made elsewhere and removed again meanwhile"
             raise Transient(message)
         logger.info("prepared", environment=id)
+
+    async def _is_decided(self, id: str, cause: Cause) -> bool:
+        return any(record.envelope.id == cause.id for record in await self._plumbing.log.load(ENVIRONMENT.name, id))
 
     async def _is_needless(self, task_id: str) -> bool:
         """Whether the command came too late: its task has ended. A person's has none."""

@@ -18,7 +18,7 @@ from events.environment import (
     WorkspaceDiverged,
     WorkspaceReconciled,
 )
-from events.kernel import Event
+from events.kernel import Event, replace
 from infra.entities import Cause
 from services.environment_manager.reconcile import prepare_again
 from tests.unit.environment_twins import Environments
@@ -154,3 +154,15 @@ async def test_keeper_removes_checkpoints_that_nobody_can_ask_for(environments: 
         keeping.cancel()
     assert told == [OrphanRemoved(kind="checkpoints", name="orphan-1-development", reason="it is not in the log")]
     assert environments.workspaces.checkpoints == [environments.id]
+
+
+async def test_command_that_comes_again_does_not_bring_back_what_was_removed(environments: Environments) -> None:
+    """Its answer got lost: what it made was removed since. Whoever needs the workspace again asks anew."""
+    id = "shop-2-development"
+    command = replace(prepare_again((await environments.plumbing.environments.load(environments.id))[0]), task_id="")
+    await environments.handlers.prepare(id, command, Cause(id="asked"))
+    await environments.keeper.remove(id, "nobody needs it")
+    await environments.handlers.prepare(id, command, Cause(id="asked"))
+    assert not (await environments.plumbing.environments.load(id))[0].stands
+    await environments.handlers.prepare(id, command, Cause(id="asked anew"))
+    assert (await environments.plumbing.environments.load(id))[0].stands
