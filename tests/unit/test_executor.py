@@ -9,9 +9,11 @@ import pytest
 
 from events.content import Inline
 from events.environment import ExecuteTool, InterruptCall, OrphanRemoved, ToolCallStarted, ToolCallUncertain
+from events.errors import Transient
 from events.task import RecordCheck
 from events.tools import Noop
 from infra.entities import Cause
+from services.environment_manager.keeper import Keeper
 from services.environment_manager.operations import Asked, Done
 from services.environment_manager.room import Room
 from tests.unit.environment_twins import Environments
@@ -202,6 +204,33 @@ async def test_keeper_removes_what_is_not_in_the_log_and_starts_in_spite_of_a_ba
     following = await environments.keeper.start()
     await following.close()
     assert environments.workspaces.environments == ["shop-1-broken"]
+
+
+class AwayInstallations:
+    """An engine that does not answer."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def keep(self) -> list[str]:
+        self.asked += 1
+        message = "no Docker engine answers"
+        raise Transient(message)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_keeper_does_its_other_work_while_the_engine_is_away(environments: Environments) -> None:
+    """What cannot be swept now is swept later: the host starts, and what it can look at it looks at."""
+    environments.workspaces.environments.append("orphan-1-development")
+    away = AwayInstallations()
+    prepare = environments.handlers.prepare
+    keeper = Keeper(environments.memory.log, environments.plumbing, environments.executor, prepare, None, away)
+    following = await keeper.start()
+    await following.close()
+    assert away.asked == 1
+    assert environments.workspaces.environments == [environments.id]
 
 
 async def test_nothing_is_held_of_environments_where_nothing_is_done(environments: Environments) -> None:
