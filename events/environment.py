@@ -299,8 +299,7 @@ class EnvironmentLost(Event, frozen=True, kw_only=True):
 
 
 class OrphanRemoved(Event, frozen=True, kw_only=True):
-    """Something that no log explains was found on the host and removed. ``kind`` is workspace, process or
-    checkpoints."""
+    """A workspace, process or checkpoints (``kind``) that no log explains were found on the host and removed."""
 
     kind: str
     name: str
@@ -357,6 +356,11 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def bundled(self) -> str:
         return self.bundles[-1].checkpoint if self.bundles else ""
+
+    @property
+    def only_on(self) -> str:
+        """The host that alone has its last checkpoint; empty where others can have it too."""
+        return self.host if self.bundled != self.checkpoint else ""
 
     @property
     def stands(self) -> bool:

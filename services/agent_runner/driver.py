@@ -199,14 +199,21 @@ class Driver:
         """Where the run's calls go: to the host of its environment while that one lives, else here."""
         environment, hosts = self.history.environment, self.plumbing.hosts
         is_gone = hosts.settled_gone if settled else hosts.is_gone
-        if not environment.stands and self.command.host not in ("", self.plumbing.host):
-            # What it begins with lies there.
-            return self.plumbing.host if await is_gone(self.command.host) else self.command.host
+        begins_on = self._begins_on()
+        if not environment.stands and begins_on not in ("", self.plumbing.host):
+            return self.plumbing.host if await is_gone(begins_on) else begins_on
         if not environment.stands or environment.prepared is None or environment.host == self.plumbing.host:
             return self.plumbing.host
         if environment.prepared.bundled and await is_gone(environment.host):
             return self.plumbing.host
         return environment.host
+
+    def _begins_on(self) -> str:
+        """The host where the checkpoint lies that a workspace is to begin with; empty where any will do."""
+        environment = self.history.environment
+        if environment.prepared is None or not environment.begins_from(self.command.bases):
+            return self.command.host
+        return environment.only_on
 
     async def _prepared(self) -> None:
         """Make sure that the workspace stands where the run's calls go."""

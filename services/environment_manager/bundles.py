@@ -92,6 +92,15 @@ class Bundles:
                 id, prepared.repository_url, commit, prepared.base_commit, self._packs(state.bundles)
             )
 
+    async def finish(self, id: str) -> None:
+        """Have the last checkpoint of an environment bundled that is about to be removed, if it can be: should its task
+        be opened again, another host may have to go on from there. Raises ``Transient``."""
+        try:
+            if self.enabled:
+                await self._bring_up_to_date(id)
+        except Permanent as error:
+            logger.error("not bundled: only this host can bring it back", environment=id, error=str(error))
+
     async def stop(self) -> None:
         """What waits is bundled now, as far as that is done in time; the rest when this host is back."""
         waiting = list(self._tasks)

@@ -83,6 +83,7 @@ class Inspector:
                     state, choice, checkpoint=checkpoint.commit, tree=checkpoint.tree, session=session
                 ),
             )
+        self._executor.bundles.note(id)
         logger.info("reconciled", environment=id, choice=choice)
 
     async def _compare(self, id: str, state: Environment) -> WorkspaceDiverged | None:

@@ -230,6 +230,7 @@ class Keeper:
     async def remove(self, id: str, reason: str) -> None:
         """End what runs in the environment, then remove it: first in the log, so that nobody counts on it."""
         await self._end_all(id, reason)
+        await self._executor.bundles.finish(id)
         await self._executor.append(
             id,
             Cause(id=f"{id}-removed-{reason}", actor="environment-manager"),

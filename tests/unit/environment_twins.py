@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from events.envelope import CommandEnvelope
 from events.environment import ENVIRONMENT, EnvironmentPrepared
 from events.errors import Permanent
@@ -89,6 +91,9 @@ class MemoryWorkspaces:
     async def forget(self, kept: Kept) -> bool:
         self.checkpoints.remove(kept.environment_id)
         return True
+
+    async def bundle(self, repository_url: str, commits: Sequence[str], known: Sequence[str]) -> bytes:
+        return " ".join(commits).encode()
 
     async def vanished(self) -> list[str]:
         return sorted(self.gone)
@@ -179,7 +184,7 @@ class Environments:
 
     id = "shop-1-development"
 
-    def __init__(self, home: Path, *, id: str = "", systems: Systems | None = None) -> None:
+    def __init__(self, home: Path, *, id: str = "", systems: Systems | None = None, bundled: bool = False) -> None:
         self.id = id or self.id
         self.memory = Memory()
         self.bus = MemoryBus()
@@ -206,7 +211,7 @@ class Environments:
             grace_seconds=1.0,
             output_limit_bytes=0,
             host="here",
-            bundle_checkpoints=False,
+            bundle_checkpoints=bundled,
         )
         self.executor = Executor(self.plumbing)
         self.inspector = Inspector(self.plumbing, self.executor)
@@ -222,7 +227,8 @@ class Environments:
 
     async def stand(self, id: str = "") -> Environments:
         self.workspaces.environments.append(id or self.id)
-        await self.executor.append(id or self.id, Cause(id=f"{id}-prepared"), lambda state: (PREPARED,))
+        prepared = msgspec.structs.replace(PREPARED, bundled=self.plumbing.bundle_checkpoints)
+        await self.executor.append(id or self.id, Cause(id=f"{id}-prepared"), lambda state: (prepared,))
         return self
 
     async def events(self) -> list[str]:

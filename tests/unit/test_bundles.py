@@ -8,6 +8,7 @@ from events.environment import (
     CheckpointBundled,
     Environment,
     EnvironmentMoved,
+    EnvironmentRemoved,
     ToolCallCompleted,
     ToolCallStarted,
     WorkspaceDiverged,
@@ -61,6 +62,12 @@ def test_calls_are_unbundled_until_their_checkpoint_is_named() -> None:
     state = environment(completed("k1", "c1"), completed("k2", "c2"), completed("k3", "c3"), bundled("c2", "c0"))
     assert [call for call, _ in state.unbundled] == ["k3"]
     assert state.bundled == "c2"
+
+
+def test_checkpoint_that_is_not_bundled_is_on_its_host_alone() -> None:
+    """What begins with it has to begin there, also when its environment was removed."""
+    assert environment(completed("k1", "c1"), EnvironmentRemoved()).only_on == "here"
+    assert environment(completed("k1", "c1"), bundled("c1", "c0"), EnvironmentRemoved()).only_on == ""
 
 
 def test_environment_moves_with_everything() -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from events.content import Inline
 from events.environment import (
+    CheckpointBundled,
     EnvironmentInspected,
     EnvironmentLost,
     EnvironmentPrepared,
+    EnvironmentRemoved,
     OrphanRemoved,
     ReconciliationFailed,
     ToolCallCompleted,
@@ -23,6 +25,7 @@ from infra.entities import Cause
 from services.environment_manager.reconcile import prepare_again
 from tests.unit.environment_twins import Environments
 from tests.unit.test_executor import CAUSE, begin, call, started
+from tests.waiting import until
 
 LOOK = Cause(id="look")
 
@@ -166,3 +169,29 @@ async def test_command_that_comes_again_does_not_bring_back_what_was_removed(env
     assert not (await environments.plumbing.environments.load(id))[0].stands
     await environments.handlers.prepare(id, command, Cause(id="asked anew"))
     assert (await environments.plumbing.environments.load(id))[0].stands
+
+
+async def test_removed_environment_leaves_its_last_checkpoint_for_other_hosts(tmp_path: Path) -> None:
+    """Its task may be opened again, and go on where only what is bundled can be had."""
+    environments = await Environments(tmp_path, bundled=True).stand()
+    environments.workspaces.commit = "c1"
+    working = begin(environments, call("c1"))
+    await until(lambda: environments.processes.running)
+    environments.processes.end("c1")
+    await working
+    await environments.keeper.remove(environments.id, "task shop-1 is cancelled")
+    bundled, removed = (await said(environments))[-2:]
+    assert isinstance(bundled, CheckpointBundled)
+    assert bundled.checkpoint == "c1"
+    assert isinstance(removed, EnvironmentRemoved)
+
+
+async def test_accepted_workspace_is_bundled(tmp_path: Path) -> None:
+    """As soon as after a call: another stage may begin with it on another host."""
+    environments = await Environments(tmp_path, bundled=True).stand()
+    environments.workspaces.tree = "t8"
+    await environments.inspector.inspect(environments.id, LOOK)
+    environments.workspaces.commit = "c8"
+    await environments.inspector.reconcile(environments.id, "accept", Cause(id="settle"))
+    kept = environments.plumbing.environments
+    await until(lambda: (state := kept.peek(environments.id)) is not None and state[0].bundled == "c8")
