@@ -200,16 +200,15 @@ def the_model_saw_what_the_log_tells(seen: Seen) -> Iterator[str]:
         (run.started.task_id, run.started.stage, run.started.attempt): run for run in seen.runs.values() if run.started
     }
     for assignment in seen.simulation.workload.assignments:
-        for (stage, attempt, turn), shown in assignment.seen.items():
-            run = stages.get((assignment.id, stage, attempt))
-            if run is None:
-                yield f"{assignment.id} {stage} {attempt} was shown to a model and has no run"
-                continue
-            told = _conversation(seen, run)
-            if told[: len(shown)] != shown:
-                told_last = told[len(shown) - 1 : len(shown)]
-                yield f"{run.id} turn {turn}: the model saw {shown[-1]}, the log tells {told_last}"
-            yield from (f"{run.id} turn {turn}: {problem}" for problem in _malformed(shown))
+        for (stage, attempt, turn), conversations in assignment.seen.items():
+            ids = (assignment.id, *assignment.forks)
+            runs = [run for id in ids if (run := stages.get((id, stage, attempt))) is not None]
+            told = [_conversation(seen, run) for run in runs]
+            for shown in conversations:
+                if not any(conversation[: len(shown)] == shown for conversation in told):
+                    last = [conversation[len(shown) - 1 : len(shown)] for conversation in told]
+                    yield f"{ids} {stage} {attempt} turn {turn}: the model saw {shown[-1]}, the log tells {last}"
+                yield from (f"{assignment.id} {stage} {attempt}: {problem}" for problem in _malformed(shown))
 
 
 def _conversation(seen: Seen, run: Run) -> list[Message]:

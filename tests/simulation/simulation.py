@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from events.envelope import Recorded
-from events.environment import CallEnd, EnvironmentMoved, EnvironmentPrepared
+from events.environment import ENVIRONMENT, CallEnd, EnvironmentMoved, EnvironmentPrepared
 from events.errors import CairnError
 from events.preflight import Finding
 from events.run import ToolCallRequested
@@ -49,6 +49,8 @@ from tests.simulation.world import BY_HAND, HostProcesses, World, file_tools
 HOSTS = ("north", "south")
 # The share of seeds in which a host that stands still for longer than a lease loses its environments to the other.
 BUNDLED = 0.35
+# The share of calls after which somebody changes the workspace by hand, where anybody does.
+MEDDLED = 0.15
 CONTROL = "control"
 CONTROL_TOO = "control-too"
 TWO_SCHEDULERS = 0.4
@@ -168,6 +170,7 @@ class Simulation:
         self.workload = Workload(self.chance)
         self.observed = Observed()
         self.bundled = self.chance.random() < BUNDLED
+        self.meddling = self.chance.choice((0, 0, 0, 1, 2))
         self.two_schedulers = self.chance.random() < TWO_SCHEDULERS
         self.world = World(HOSTS, self.observed.has_ended, self.observed.home, shared=not self.bundled)
         self.database = Database()
@@ -317,14 +320,26 @@ class Simulation:
             elif life.alive:
                 life.freeze(self.chance.uniform(1.0, 25.0))
 
-    def _change_by_hand(self, host: str) -> None:
+    def _change_by_hand(self, host: str, id: str = "") -> None:
         """Somebody writes into a workspace, whatever goes on there."""
-        standing = sorted(self.world.hosts[host].workspaces.items())
+        standing = [id] if id else sorted(self.world.hosts[host].workspaces)
         if standing:
-            id, workspace = self.chance.choice(standing)
+            id = self.chance.choice(standing)
+            workspace = self.world.hosts[host].workspaces[id]
             workspace.files[BY_HAND] = f"{self.chance.random()}"
             workspace.changed_by_hand = True
             self.network.note(host, "BY HAND", id)
+
+    def _meddle(self, record: Recorded) -> None:
+        """Between two calls: what is changed while one runs, its checkpoint takes along. Whoever takes over the run
+        looks at its workspace first, and finds it diverged."""
+        id, ended = record.envelope.entity_id, any(isinstance(event, CallEnd) for event in record.envelope.events)
+        home = self.observed.home(id)
+        if ended and self.meddling and id in self.world.hosts[home].workspaces and self.chance.random() < MEDDLED:
+            self.meddling -= 1
+            self._change_by_hand(home, id)
+            for host in HOSTS:
+                self.lives["agent_runner", host].crash()
 
     # ---- the whole
 
@@ -351,6 +366,7 @@ class Simulation:
 
         self.network = Network(Memory(clock=TrueClock()), self.faults)
         await self.network.memory.log.follow(self.observed.see, after=0)
+        await self.network.memory.log.follow(self._meddle, after=0, entities=(ENVIRONMENT.name,))
         self.start("scheduler", CONTROL)
         self.start("notifier", CONTROL)
         self.start("projector", CONTROL)

@@ -38,6 +38,7 @@ from events.task import (
     TaskCancelled,
     TaskFailed,
     TaskSpecification,
+    TaskSubmitted,
 )
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest, ModelUnavailable
 from tests.simulation.network import Network, Process
@@ -54,7 +55,7 @@ class Assignment:
     """A task as it is given, and what is known of it beforehand. ``bad_attempts`` of the agent leave work that the
     gate refuses; ``rejections`` is how often a person says no. Where it stops without being completed, a person may
     have it tried again, once, ``retried_after`` some time; ``forked_after`` its first step, one of its runs is
-    forked."""
+    forked. ``forks`` are the tasks that go on from where it had diverged."""
 
     key: str
     title: str
@@ -68,7 +69,8 @@ class Assignment:
     retried_after: float | None = None
     forked_after: float | None = None
     id: str = ""
-    seen: dict[tuple[str, int, int], list[Message]] = field(default_factory=dict)
+    seen: dict[tuple[str, int, int], list[list[Message]]] = field(default_factory=dict)
+    forks: list[str] = field(default_factory=list)
 
     @property
     def expected(self) -> str:
@@ -128,6 +130,13 @@ class Workload:
         self.assignments.append(fork)
         self.by_title[fork.title] = fork
         return fork
+
+    def fork_diverged(self, source: Assignment, id: str) -> None:
+        """Task ``id`` goes on from where ``source`` had diverged: with the same script, under the same title."""
+        source.forks.append(id)
+        number = len(self.assignments)
+        fork = replace(source, key=f"k{number}", cancel_after=None, forked_after=None, id=id, seen={}, forks=[])
+        self.assignments.append(fork)
 
     def _turn(self) -> list[tuple[str, float]]:
         chance = self._chance
@@ -196,7 +205,7 @@ class Workload:
         headings = [item.text.partition("\n")[0] for item in request.messages if isinstance(item, UserText)]
         titles = [text.removeprefix("# Task: ") for text in headings if text.startswith("# Task: ")]
         assignment = self.by_title[titles[-1]]
-        assignment.seen[request.stage, request.attempt, request.turn] = list(request.messages)
+        assignment.seen.setdefault((request.stage, request.attempt, request.turn), []).append(list(request.messages))
         number = request.turn
         turns = assignment.turns if request.stage == "development" else assignment.turns[:1]
         place = f"{assignment.key}-{request.stage}-{request.attempt}-{number}"
@@ -288,6 +297,7 @@ class People:
         self.abandoned: set[str] = set()
         self.retried: set[str] = set()
         self.outcomes: list[tuple[str, Outcome]] = []
+        self._submissions: dict[str, str] = {}
 
     async def begin(self) -> None:
         await self._network.memory.log.follow(self._see, after=0, entities=("task", "run"))
@@ -321,7 +331,9 @@ class People:
             if isinstance(event, ModelResponded):
                 self._perhaps_fork(id, record.sequence)
             elif isinstance(event, DivergenceReported):
-                self._start(self._later("task", id, self._choice(id, event)))
+                self._start(self._resolve(id, event.run_id))
+            elif isinstance(event, TaskSubmitted):
+                self._submissions[event.submission_id] = id
             elif isinstance(event, TaskFailed | TaskBlocked | TaskCancelled):
                 if assignment is not None and assignment.retried_after is not None and id not in self.retried:
                     self.retried.add(id)
@@ -336,11 +348,21 @@ class People:
         await asyncio.sleep(seconds)
         await self._insist("task", id, RetryTask())
 
-    def _choice(self, id: str, event: DivergenceReported) -> ResolveDivergence:
-        choice = self._chance.choice(("restore", "restore", "accept", "accept", "accept", "abandon"))
-        if choice == "abandon":
+    async def _resolve(self, id: str, run_id: str) -> None:
+        """Choose. A fork plays the same script as its source, whose words are all that its model is shown: so only a
+        first attempt is forked, which nobody tries again, and none that another agent reviews."""
+        source = next((item for item in self._workload.assignments if item.id == id), None)
+        choice = self._chance.choice(("restore", "accept", "abandon", "fork", "fork"))
+        first = run_id == f"{id}-development-1" and id not in self.retried and not self._workload.review
+        if choice == "fork" and (not first or source is None or self._workload.by_title[source.title] is not source):
+            choice = "accept"
+        if choice in ("abandon", "fork"):
             self.abandoned.add(id)
-        return ResolveDivergence(run_id=event.run_id, choice=choice)
+        if choice == "fork" and source is not None:
+            source.retried_after = None
+        command_id = await self._later("task", id, ResolveDivergence(run_id=run_id, choice=choice))
+        if source is not None and command_id in self._submissions:
+            self._workload.fork_diverged(source, self._submissions[command_id])
 
     def _perhaps_fork(self, run_id: str, sequence: int) -> None:
         """Fork a run at this step, if its task is to be forked. Where another agent reviews, nothing that it is shown
@@ -369,9 +391,12 @@ class People:
         self.approved.add((id, stage))
         return ApproveStage(stage=stage)
 
-    async def _later(self, entity: str, id: str, command: Command) -> None:
+    async def _later(self, entity: str, id: str, command: Command) -> str:
+        """Answers the id that the command had."""
         await asyncio.sleep(self._chance.choice((0.01, 0.5, 3.0)))
+        command_id = f"person-{self._numbers + 1}"
         await self._insist(entity, id, command)
+        return command_id
 
     async def _insist(self, entity: str, id: str, command: Command) -> Outcome:
         self._numbers += 1
