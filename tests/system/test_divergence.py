@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.git_examples import git
 from tests.model_server import ModelServer, slow
 from tests.system.checks import requests_of
 from tests.system.examples import MEND, NEVER_SECONDS, TEST_COMMAND, repository, shell, submit
@@ -204,3 +205,23 @@ def test_directory_that_nobody_knows_is_removed(stack: SystemStack) -> None:
     removed = stack.feed.until("OrphanRemoved", "nobody-1-development")
     assert removed.event["kind"] == "workspace"
     wait_until(lambda: not orphan.exists(), "the orphan is gone")
+
+
+def test_checkpoints_that_nobody_can_ask_for_are_removed(stack: SystemStack, tmp_path: Path) -> None:
+    """When the environment-manager starts; the log says so. Those of a task stay, long after its workspace."""
+    stack.agent("quick", kind="program", command=["sh", "-c", "date > now.txt"])
+    remote = repository(tmp_path / "repository")
+    stack.project("kept", remote)
+    task = stack.submit("kept", "Be quick", agent="quick")
+    stack.feed.ended(task)
+    stack.feed.until("EnvironmentRemoved", f"{task}-development")
+    mirrors = (stack.home / "repositories").glob("*.git")
+    own, orphan = (f"refs/cairn/{id}/head" for id in (f"{task}-development", "nobody-2-development"))
+    (mirror,) = [mirror for mirror in mirrors if own in git(mirror, "for-each-ref")]
+    with stack.away("environment-manager"):
+        git(mirror, "update-ref", orphan, own)
+    removed = stack.feed.until("OrphanRemoved", "nobody-2-development")
+    assert removed.event["kind"] == "checkpoints"
+    refs = git(mirror, "for-each-ref")
+    assert own in refs
+    assert orphan not in refs
