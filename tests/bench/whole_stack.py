@@ -48,6 +48,7 @@ def submit(gateway: Gateway, agent: str) -> str:
 
 def _settings_file(home: Path, agents: Mapping[str, Turns]) -> Path:
     lines = ["[gateway]", "port = 0", "[scheduling]", "agents_at_once = 64", "[telemetry]", 'log_level = "warning"']
+    lines += ["[worker]", 'isolation = "worktree"']  # The same with an engine and without.
     for name, turns in agents.items():
         (home / f"{name}.json").write_text(json.dumps({"turns": turns}), encoding="utf-8")
         lines += [f"[agents.{name}]", 'kind = "model"', 'provider = "scripted"', f'transcript = "{name}.json"']
