@@ -57,10 +57,21 @@ _SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
     "AnswerReceived": (lambda e: f"answer received: {shortened(e['answer'])}", ""),
     "AgentReminded": (lambda e: "the agent stopped without submitting, and was reminded", ODD),
     "RunSucceeded": (lambda e: f"the agent submits: {shortened(e['summary'], 300)}", GOOD),
+    "RunCrashed": (lambda e: f"the program ended with {_code(e)}{_of(e, 'detail', ': ')}", BAD),
+    "RunTimedOut": (lambda e: f"ended: not done within {e['limit_seconds']:g} s", BAD),
+    "RunFellSilent": (lambda e: f"ended: nothing was printed for {e['limit_seconds']:g} s", BAD),
+    "RunOverBudget": (lambda e: f"ended: {e['used']:g} {e['budget']} used, of {e['limit']:g}", BAD),
+    "RunRefused": (lambda e: f"the model's provider refuses this run ({_cause(e)})", BAD),
+    "RunStarved": (lambda e: f"the model's provider flinched {e['failures']} times in a row ({_cause(e)})", BAD),
+    "RunStalled": (lambda e: f"the agent stopped without submitting, in spite of being reminded: {e['detail']}", BAD),
+    "RunUnprepared": (lambda e: f"ended before it began: no workspace ({e['cause']})", BAD),
+    "RunCrashLooped": (lambda e: f"ended: its runner died {e['epochs']} times at the same step", BAD),
     "RunCancelled": (lambda e: f"run cancelled{_of(e, 'reason', ': ')}", ODD),
     "EnvironmentMoved": (lambda e: f"moved from host {e['from_host']} to {e['host']}", ODD),
     "EnvironmentPrepared": (lambda e: f"workspace ready at {e['base_branch']} {e['base_commit'][:10]}", FAINT),
     "EnvironmentPreparationFailed": (lambda e: f"no workspace: {_cause(e)}", BAD),
+    "CallRequested": (lambda e: f"→ {e['tool']} {content(e['arguments'])}{_of(e, 'by', ', asked for by ')}", ""),
+    "CheckpointBundled": (lambda e: f"checkpoint {e['checkpoint'][:10]} is kept beside the log", FAINT),
     "EnvironmentInspected": (lambda e: "workspace compared with the log", FAINT),
     "WorkspaceDiverged": (lambda e: f"{e['kind']} diverged: expected {e['expected']}, found {e['found']}", BAD),
     "WorkspaceReconciled": (lambda e: f"workspace settled: {e['choice']}", GOOD),
@@ -114,6 +125,24 @@ _SENTENCES: dict[str, tuple[Callable[[Event], str], str]] = {
     "ChaosResumed": (lambda e: f"experiments may begin again{_of(e, 'by', ', says ')}", GOOD),
     "ChaosCapabilitiesFound": (lambda e: f"faults possible on {e['host']}: {_possible(e['faults'])}", FAINT),
     "DeliveryPlanned": (lambda e: f"notification by {e['channel']}: {shortened(e['title'])}", FAINT),
+    "DeliveryAttemptRefused": (
+        lambda e: f"notification did not arrive ({shortened(e['detail'])}); tried again at {_time(e['retry_at'])}",
+        ODD,
+    ),
+    "DeliverySucceeded": (lambda e: f"notification delivered{_tries(e)}", FAINT),
+    "DeliveryAbandoned": (lambda e: f"notification given up after {e['attempts']} attempts: {e['detail']}", BAD),
+    "ProviderFaultCounted": (lambda e: f"a provider flinched at {e['run_id']} ({_cause(e)})", ODD),
+    "FaultsForgotten": (lambda e: f"the provider answers {e['run_id']} again", FAINT),
+    "BreakerOpened": (
+        lambda e: (
+            f"breaker open after {e['failures']} failures in a row ({_cause(e)}): "
+            f"nothing uses the credential until {_time(e['until'])}"
+        ),
+        BAD,
+    ),
+    "ProbeStarted": (lambda e: f"{e['run_id']} probes the provider", ODD),
+    "ProbeFailed": (lambda e: f"the provider still flinches ({_cause(e)}): open until {_time(e['until'])}", BAD),
+    "BreakerClosed": (lambda e: "the provider answers: breaker closed", GOOD),
 }
 
 
@@ -166,6 +195,14 @@ def _of(event: Event, name: str, before: str) -> str:
 def _exit(event: Event) -> str:
     code = event["exit_code"]
     return f" exit {code}" if code not in ("", None, 0) else ""
+
+
+def _code(event: Event) -> str:
+    return "no exit code" if event["exit_code"] in ("", None) else f"exit code {event['exit_code']}"
+
+
+def _tries(event: Event) -> str:
+    return f" at attempt {event['attempt']}" if event["attempt"] > 1 else ""
 
 
 def _result(event: Event) -> str:

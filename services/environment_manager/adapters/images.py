@@ -90,8 +90,8 @@ async def _pull(engine: Engine, image: str) -> None:
     if not await engine.has_image(image):
         reason = f" ({why[-1]})" if why else ""
         message = (
-            f"the engine has no image {image!r} and cannot fetch it{reason}: `docker pull {image}`, give the project "
-            'another image, or choose isolation = "worktree".'
+            f"the engine has no image {image!r} and cannot fetch it{reason}: `docker pull {image}`, or choose another "
+            'image or isolation = "worktree": under [worker] in the settings of this host, or for the project.'
         )
         raise Permanent(message, slug="image-missing")
 
