@@ -15,15 +15,16 @@ from tests.nats_cluster import NatsCluster
 from tests.system.examples import bare_remote, lines
 from tests.system.two_hosts import TwoHosts
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-CALLS = 40
-BETWEEN_KILLS = 6
+PER_KILL = 6
+CALLS = 3 * PER_KILL + 2
 
 
-def turns(ran: Path, hold: Path) -> list[dict[str, Any]]:
-    """Many short commands, each counted outside the workspace; none ends while ``hold`` is there."""
-    command = f"echo ran >> '{ran}'; date +%N > now; sleep 0.2; while [ -e '{hold}' ]; do sleep 0.05; done"
+def turns(ran: Path, allowed: Path) -> list[dict[str, Any]]:
+    """Short commands, each counted outside the workspace; none ends before so many of them are ``allowed``."""
+    waiting = f"until [ $(wc -l < '{ran}') -le $(cat '{allowed}') ]; do sleep 0.05; done"
+    command = f"echo ran >> '{ran}'; {waiting}; date +%N > now"
     return [
         {"repeat": CALLS, "calls": [{"tool": "shell", "arguments": {"command": command}}]},
         {"calls": [{"tool": "submit", "arguments": {"summary": "Done."}}]},
@@ -32,21 +33,23 @@ def turns(ran: Path, hold: Path) -> list[dict[str, Any]]:
 
 async def test_work_goes_on_while_any_node_is_killed(tmp_path: Path) -> None:
     """Nothing that was acknowledged is lost, and no finished call runs again; a killed node comes back and serves."""
-    ran, hold = tmp_path / "ran", tmp_path / "hold"
+    ran, allowed = tmp_path / "ran", tmp_path / "allowed"
+    allowed.write_text("1")
     cluster = NatsCluster(tmp_path / "nats")
     await asyncio.to_thread(cluster.start)
     try:
-        hosts = TwoHosts(tmp_path, cluster.url, turns(ran, hold), replicas=3)
+        hosts = TwoHosts(tmp_path, cluster.url, turns(ran, allowed), replicas=3)
         async with hosts:
             await hosts.task(bare_remote(tmp_path / "remote"), "test -s now")
-            await hosts.until(ToolCallCompleted, 2)
-            for node in cluster.nodes:
+            await hosts.until(ToolCallCompleted)
+            for number, node in enumerate(cluster.nodes, 1):
                 await asyncio.to_thread(node.kill)
-                await hosts.until(ToolCallCompleted, len(hosts.all(ToolCallCompleted)) + BETWEEN_KILLS)
-                hold.touch()  # However long the node takes to have everything, the next is killed while a call runs.
+                # However late any of this is seen here, the next node is killed while a call runs.
+                allowed.write_text(str(1 + number * PER_KILL))
+                await hosts.until(ToolCallCompleted, 1 + number * PER_KILL, seconds=60.0)
                 await asyncio.to_thread(node.start)
                 await hosts.settled()
-                hold.unlink()
+            allowed.write_text(str(CALLS))
             await hosts.until(TaskCompleted, seconds=60.0)
 
             assert lines(ran) == ["ran"] * CALLS
