@@ -47,7 +47,7 @@ cluster: setup ## Every contract of the plumbing, and work, over three NATS serv
 	$(PYTEST) -n 2 --dist worksteal tests/contract tests/integration/test_cluster.py -k cluster
 
 system: setup ## The whole product from outside
-	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m system tests
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m system tests
 
 soak: setup ## Tasks on real processes while something is killed every few seconds (MINUTES=2 SEED=s)
 	$(BIN)/python -m tests.crash.soak

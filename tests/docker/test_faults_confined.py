@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 
@@ -130,6 +131,14 @@ async def test_what_this_host_can_do(ground: Ground) -> None:
     assert found.get("netem", "qdisc kind is unknown").endswith(("kind is unknown.", "kind is unknown"))
     code, said = await run_once(ground.below, f"{ground.network}-probe", ["probe"], confined())
     assert "Operation not permitted" in msgspec.json.decode(said)["drop_network"]
+
+
+async def test_who_asks_meanwhile_waits_for_the_probe(ground: Ground) -> None:
+    """Several that want to know at once get the same answer: the container that looks is not taken from under it."""
+    faults = ground.another()
+    first, *others = await asyncio.gather(*(faults.capabilities() for _ in range(5)))
+    assert others == [first] * 4
+    assert not any("did not run" in why for why in first.values())
 
 
 async def test_no_engine_and_no_image(engine: Engine) -> None:

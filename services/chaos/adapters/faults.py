@@ -74,6 +74,7 @@ class DockerFaults:
         self._projects = frozenset(projects)
         self._home = home
         self._injecting = asyncio.Lock()
+        self._looking = asyncio.Lock()
         self._cannot: dict[str, str] = {}
         self._look_at = 0.0
 
@@ -100,10 +101,11 @@ class DockerFaults:
     async def _parts(self) -> dict[str, str]:
         """Why not, of kinds and of parts of kinds. What the kernel lacks stays so; what kept us from asking it is tried
         again after a while."""
-        if not self._look_at or time.monotonic() >= self._look_at:
-            self._cannot, final = await self._probed()
-            self._look_at = math.inf if final else time.monotonic() + LOOK_AGAIN_SECONDS
-        return self._cannot
+        async with self._looking:  # The container that looks has one name: a second one would take it away.
+            if not self._look_at or time.monotonic() >= self._look_at:
+                self._cannot, final = await self._probed()
+                self._look_at = math.inf if final else time.monotonic() + LOOK_AGAIN_SECONDS
+            return self._cannot
 
     async def _probed(self) -> tuple[dict[str, str], bool]:
         """What cannot be, and whether that was really found out."""
