@@ -41,7 +41,7 @@ test: setup ## The quick tests
 	$(PYTEST) -n 2 --dist worksteal -m "not integration and not system" tests
 
 integration: setup ## Tests with real servers and processes
-	$(PYTEST) -n 3 --dist worksteal -m "integration and not system" tests
+	$(PYTEST) -n 2 --dist worksteal -m "integration and not system" tests
 
 cluster: setup ## Every contract of the plumbing, and work, over three NATS servers of which any may be killed
 	$(PYTEST) -n 2 --dist worksteal tests/contract tests/integration/test_cluster.py -k cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from infra.ports import (
     CommandBus,
     CommandSource,
     ContentStore,
+    DeadLetter,
     DeadLetters,
     Delivered,
     EventLog,
@@ -53,6 +55,13 @@ class Plumbing:
     def command(self, id: str, entity_id: str = "e1", *, entity: str = "environment") -> CommandEnvelope:
         command = InterruptCall(call_id="c1", reason="asked")
         return CommandEnvelope(id=id, tenant=self.tenant, entity=entity, entity_id=entity_id, time=NOW, command=command)
+
+    async def letters(self, count: int) -> list[DeadLetter]:
+        """The dead letters, as soon as there are so many: the replica that is asked may be behind the leader."""
+        async with asyncio.timeout(10):
+            while len(letters := await self.dead_letters.list()) != count:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.005)
+        return letters
 
     async def append(self, count: int, entity_id: str = "r1", *, entity: str = "run", name: str = "d") -> int:
         """Append so many decisions to a new entity; answer its last revision."""

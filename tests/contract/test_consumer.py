@@ -94,7 +94,7 @@ async def test_a_rejection_nobody_waits_for_is_a_dead_letter(plumbing: Plumbing)
     await until(lambda: handler.calls)
     await asyncio.sleep(0.8)
     await worker.stop(1)
-    (letter,) = await plumbing.dead_letters.list()
+    (letter,) = await plumbing.letters(1)
     assert (
         letter.reason,
         letter.detail,
@@ -135,7 +135,7 @@ async def test_what_was_refused_for_good_is_a_dead_letter(plumbing: Plumbing) ->
     await until(lambda: handler.calls)
     await asyncio.sleep(0.8)
     await worker.stop(1)
-    (letter,) = await plumbing.dead_letters.list()
+    (letter,) = await plumbing.letters(1)
     assert (letter.reason, letter.detail) == ("repository-not-found", "no such repository")
     assert encode(plumbing.command("c1")) == letter.data
     assert handler.calls == ["c1"]
@@ -152,7 +152,7 @@ async def test_a_command_that_keeps_failing_ends_as_a_dead_letter(plumbing: Plum
     await plumbing.send("c2", entity_id="e2")
     await until(lambda: len(handler.calls) == 4)
     await worker.stop(1)
-    (letter,) = await plumbing.dead_letters.list()
+    (letter,) = await plumbing.letters(1)
     assert letter.reason == ("conflicted" if isinstance(failure, RevisionConflict) else "failed")
     assert letter.detail == f"{type(failure).__name__}: {failure}"
     assert letter.deliveries == 3
@@ -168,7 +168,7 @@ async def test_junk_is_a_dead_letter(plumbing: Plumbing) -> None:
     await plumbing.send("c1")
     await until(lambda: handler.calls and not worker.in_flight)
     await worker.stop(1)
-    (letter,) = await plumbing.dead_letters.list()
+    (letter,) = await plumbing.letters(1)
     assert ("undecodable", subject, b"\xff no command") == (letter.reason, letter.subject, letter.data)
 
 

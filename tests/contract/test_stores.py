@@ -89,8 +89,7 @@ async def test_dead_letters_are_listed_with_their_reasons(plumbing: Plumbing) ->
     """All that is known about them is there, in pages."""
     for id in ("c1", "c2", "c3"):
         await put_letter(plumbing, id)
-    letters = await plumbing.dead_letters.list()
-    assert len(letters) == 3
+    letters = await plumbing.letters(3)
     assert letters[0].data == encode(plumbing.command("c1"))
     assert (
         letters[0].service,
@@ -107,9 +106,9 @@ async def test_dead_letters_are_listed_with_their_reasons(plumbing: Plumbing) ->
 async def test_a_dead_letter_is_sent_again_and_removed(plumbing: Plumbing) -> None:
     """The command arrives where it was, once; the letter is gone."""
     await put_letter(plumbing, "c1")
-    (letter,) = await plumbing.dead_letters.list()
+    (letter,) = await plumbing.letters(1)
     assert await plumbing.dead_letters.resend(letter.sequence) == letter
-    assert await plumbing.dead_letters.list() == []
+    assert await plumbing.letters(0) == []
     assert await plumbing.dead_letters.resend(letter.sequence) is None
     taken: list[Delivered] = []
     following = await plumbing.take(taken.append)
@@ -124,7 +123,7 @@ async def test_a_dead_letter_whose_queue_is_full_stays(plumbing: Plumbing) -> No
     command = plumbing.command("s1", "r1", entity="run")
     assert await plumbing.commands.send(subjects.AGENT_RUNNER, "any", command)
     await plumbing.dead_letters.put("agent-runner", subject, encode(command), reason="x", detail="", deliveries=1)
-    (letter,) = await plumbing.dead_letters.list()
+    (letter,) = await plumbing.letters(1)
     with pytest.raises(CommandRejected):
         await plumbing.dead_letters.resend(letter.sequence)
     assert await plumbing.dead_letters.list() == [letter]
