@@ -2,7 +2,7 @@
 
 It runs in a network namespace of its own, since an engine changes the host's network: told to have no bridge, it
 removes that of the other engine. Its containers have no network. Where it cannot be (no root, no ``dockerd``, no engine
-to take the base image from) tests are skipped with the reason.
+to take the base image from) tests are skipped with the reason, or fail in CI.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.engine import BASE_IMAGE
+from tests.needs import missing
 
 START_SECONDS = 30.0
 # ``unshare`` becomes what it starts, under the same number.
@@ -26,20 +25,15 @@ PROGRAM = ("unshare", "--net", "dockerd")
 OPTIONS = ("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
 
 
-def why_not() -> str:
-    """Why there can be none here; empty where there can."""
-    if os.geteuid() != 0:
-        return "a second Docker engine needs root"
-    missing = [program for program in ("dockerd", "unshare") if shutil.which(program) is None]
-    if missing:
-        return f"there is no {missing[0]} here to start a second engine with"
-    return ""
-
-
 class SecondEngine:
     """Use it as a context manager; it has the base image."""
 
     def __init__(self) -> None:
+        if os.geteuid() != 0:
+            missing("a second Docker engine needs root")
+        for program in ("dockerd", "unshare"):
+            if shutil.which(program) is None:
+                missing(f"there is no {program} here to start a second engine with")
         # Paths of sockets are short.
         self._folder = Path(tempfile.mkdtemp(prefix="cairn-engine-", dir="/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -53,7 +47,7 @@ class SecondEngine:
                     ["docker", "--host", self.url, "load", "--quiet"], stdin=saving.stdout, capture_output=True
                 )
             if saving.returncode or loaded.returncode:
-                pytest.skip(f"the base image could not be brought into a second engine: {loaded.stderr.decode()}")
+                missing(f"the base image could not be brought into a second engine: {loaded.stderr.decode()}")
         except BaseException:
             self.__exit__()
             raise

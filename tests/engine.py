@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from infra.docker.address import address
 from infra.docker.engine import Engine
 from infra.settings import Settings
 from services.environment_manager.adapters.installations import DockerInstallations
+from tests.needs import missing
 
 # Debian with Python, git, curl, nftables, iptables and iproute2: made by `.ci/engine`, without a registry.
 BASE_IMAGE = "cairn-debian"
@@ -31,10 +31,7 @@ async def require() -> None:
         except Transient:
             why = f"no Docker engine answers at {address()}"
     if why:
-        message = f"{why}: `.ci/engine` provides it"
-        if os.environ.get("CAIRN_TEST_ENGINE") == "required":
-            pytest.fail(message)
-        pytest.skip(message)
+        missing(f"{why}: `.ci/engine` provides it")
 
 
 async def clear(home: Path) -> None:

@@ -33,6 +33,7 @@ from infra.settings import Gateway, Nats, Postgres, Settings
 from projections.projector import Projector
 from services.gateway.__main__ import start
 from services.gateway.server import bind
+from tests.waiting import until
 
 REPOSITORY = Repository(url="/repositories/shop")
 AGENT = ProgramAgent(command=("true",))
@@ -178,9 +179,11 @@ async def projecting(stack: Stack) -> AsyncIterator[None]:
     projector = Projector(stack.jetstream.log, stack.settings.postgres.url, SystemClock())
     work = asyncio.create_task(projector.run())
     try:
-        async with asyncio.timeout(30):
-            while (await stack.client.get("/api/v1/projects")).status_code != 200:  # noqa: ASYNC110 - from outside
-                await asyncio.sleep(0.05)
+
+        async def answers() -> bool:
+            return (await stack.client.get("/api/v1/projects")).status_code == 200
+
+        await until(answers, seconds=30.0)
         yield
     finally:
         work.cancel()

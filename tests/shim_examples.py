@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.environment_manager.adapters.processes import ShimProcesses
@@ -54,13 +52,6 @@ def printed_by(directory: Path, call: str) -> bytes:
     """What a call has printed so far."""
     path = directory / "calls" / call / "output"
     return path.read_bytes() if path.exists() else b""
-
-
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        await asyncio.sleep(0.01)
 
 
 def make(directory: Path) -> ShimProcesses:

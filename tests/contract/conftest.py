@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from infra.ports import (
 )
 from infra.settings import Nats, Settings
 from tests.nats_cluster import NatsCluster
+from tests.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -58,9 +58,13 @@ class Plumbing:
 
     async def letters(self, count: int) -> list[DeadLetter]:
         """The dead letters, as soon as there are so many: the replica that is asked may be behind the leader."""
-        async with asyncio.timeout(10):
-            while len(letters := await self.dead_letters.list()) != count:  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(0.005)
+        letters: list[DeadLetter] = []
+
+        async def listed() -> bool:
+            letters[:] = await self.dead_letters.list()
+            return len(letters) == count
+
+        await until(listed)
         return letters
 
     async def append(self, count: int, entity_id: str = "r1", *, entity: str = "run", name: str = "d") -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from infra.ports import RunLease
 from tests.contract.conftest import Plumbing
+from tests.waiting import until
 
 
 def lease(run: str, runner: str = "r1") -> RunLease:
@@ -17,10 +18,11 @@ def lease(run: str, runner: str = "r1") -> RunLease:
 
 async def seen(plumbing: Plumbing, *leases: RunLease) -> None:
     """Wait until these are held, and no others."""
-    async with asyncio.timeout(10.0):
-        # What lapses has no event of its own.
-        while _holders((await plumbing.leases.held()).values()) != _holders(leases):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+    async def are_held() -> bool:
+        return _holders((await plumbing.leases.held()).values()) == _holders(leases)
+
+    await until(are_held)
 
 
 def _holders(leases: Iterable[RunLease]) -> set[tuple[str, str, str]]:
@@ -62,6 +64,8 @@ async def test_lease_tells_since_when_nothing_was_heard_and_when_it_lapses(plumb
     assert 1.4 < held.silent_seconds < 10.0
     assert held.silent_seconds + held.lapses_seconds == pytest.approx(60.0)
     plumbing.leases.hold(lease("a"), 60.0)
-    async with asyncio.timeout(10.0):
-        while (await plumbing.leases.held())["a"].silent_seconds > 1.0:  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0.02)
+
+    async def is_heard() -> bool:
+        return (await plumbing.leases.held())["a"].silent_seconds < 1.0
+
+    await until(is_heard)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from services.environment_manager.adapters.compose import DockerCompose
 from tests.containing import Place
 from tests.engine import BASE_IMAGE
 from tests.integration.git_examples import repository
+from tests.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -66,12 +67,14 @@ async def test_confined(place: Place, source: Path, id: str) -> None:
     await place.prepare(id, source)
     _, printed = await place.run(
         id,
-        "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; touch /etc/x; touch /x; ls -d /root/* /work 2>/dev/null;"
-        "cat /sys/class/net/*/operstate | sort -u; ls /sys/class/net; env | grep -c PATH=; kill -9 1; echo alive",
+        "grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status; touch /etc/x; touch /x;"
+        f" test -e {place.workspaces.directory(id)} && echo the host is seen;"
+        " cat /sys/class/net/*/operstate | sort -u; ls /sys/class/net; env | grep -c PATH=; kill -9 1; echo alive",
     )
     said = printed.splitlines()
     assert {"CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"} <= set(said)
     assert "touch: cannot touch '/etc/x': Read-only file system" in said
+    assert "the host is seen" not in said
     assert "lo" in said
     assert "eth0" not in said
     assert said[-1] == "alive"
@@ -104,7 +107,7 @@ async def test_a_container_that_is_killed(place: Place, source: Path, id: str) -
     await place.prepare(id, source)
     await place.start(id, "long", "echo half > half; sleep 60")
     half = place.workspaces.directory(id) / "workspace" / "half"
-    await _until(lambda: _exists(half))
+    await until(lambda: _exists(half))
     await place.engine.kill(await place.container(id))
     assert await place.processes.wait(id, "long") is None
     ended, printed = await place.run(id, "cat half")
@@ -181,9 +184,9 @@ async def test_taken_warm(place: Place, source: Path, id: str) -> None:
     place = Place(place.home, place.engine, Worker(image=BASE_IMAGE, warm_containers=1))
     await place.prepare(f"{id}-1", source)
     warm = {labels.HOME: str(place.home), labels.WARM: ""}
-    await _until(lambda: _one(place.engine, warm))
+    await until(lambda: _one(place.engine, warm))
     (container,) = await place.engine.containers([labels.WARM, f"{labels.HOME}={place.home}"], running=True)
-    await _until(lambda: _exists(place.home / "warm" / container["Labels"][labels.WARM] / "shim.sock"))
+    await until(lambda: _exists(place.home / "warm" / container["Labels"][labels.WARM] / "shim.sock"))
     await place.prepare(f"{id}-2", source)
     assert await place.container(f"{id}-2") == container["Id"]
     assert (await place.run(f"{id}-2", "cat README.md; pwd; git status --short"))[1] == "shop\n/environment/workspace\n"
@@ -326,9 +329,3 @@ async def _exists(path: Path) -> bool:
 async def _one(engine: Engine, wanted: dict[str, str]) -> bool:
     names = [f"{name}={value}" if value else name for name, value in wanted.items()]
     return bool(await engine.containers(names, running=True))
-
-
-async def _until(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - the engine's events are no concern here
-            await asyncio.sleep(0.01)

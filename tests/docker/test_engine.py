@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from events.errors import Transient
 from infra.docker import labels
 from infra.docker.engine import Conflicts, Engine, NotThere
 from tests.engine import BASE_IMAGE
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -54,9 +54,12 @@ async def test_a_command_in_it(engine: Engine, container: str) -> None:
 
 async def test_what_it_printed(engine: Engine, container: str) -> None:
     """The last lines of a container, both streams."""
-    async with asyncio.timeout(10):
-        while len(lines := (await engine.logs(container)).splitlines()) < 2:  # noqa: ASYNC110 - a log has no event
-            await asyncio.sleep(0.02)
+
+    async def both() -> list[str]:
+        lines = (await engine.logs(container)).splitlines()
+        return lines if len(lines) == 2 else []
+
+    lines = await until(both)
     assert sorted(lines) == ["begun", "twice"]
     assert (await engine.logs(container, lines=1)).splitlines() == lines[1:]
 

@@ -30,6 +30,7 @@ from services.chaos.runner import Plumbing, Runner
 from tests.docker.ground import Ground
 from tests.engine import BASE_IMAGE
 from tests.unit.environment_twins import PREPARED
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -132,10 +133,11 @@ async def chaos(ground: Ground) -> AsyncIterator[Chaos]:
     store = EntityStore(memory.log, ENVIRONMENT, SystemClock())
     await store.decide(ground.environment, Cause(id="prepared"), lambda state: (PREPARED,))
     chaos = await Chaos(ground, memory).start()
-    async with asyncio.timeout(20):
-        health = Http(url=HEALTH["url"])  # type: ignore[arg-type]
-        while (await chaos.world.ask(ground.environment, health)).value != 200:  # noqa: ASYNC110 - from outside
-            await asyncio.sleep(0.1)
+
+    async def is_healthy() -> bool:
+        return (await chaos.world.ask(ground.environment, Http(url=str(HEALTH["url"])))).value == 200
+
+    await until(is_healthy, seconds=20.0)
     yield chaos
     await chaos.kill()
     await ground.engine.remove(api)
@@ -235,7 +237,9 @@ async def test_what_is_not_published_is_said(chaos: Chaos) -> None:
 
 
 async def _ended(chaos: Chaos) -> Experiment:
-    async with asyncio.timeout(20):
-        while (state := await chaos.state()).verdict is None:  # noqa: ASYNC110 - it is looked at from outside
-            await asyncio.sleep(0.1)
-    return state
+    async def ended() -> Experiment | None:
+        state = await chaos.state()
+        return state if state.verdict is not None else None
+
+    found: Experiment = await until(ended, seconds=20.0)
+    return found

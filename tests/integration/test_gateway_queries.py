@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.gateway_stack import gateway_stack, project_settings, projecting, sch
 from tests.integration.test_gateway_commands import problem
 from tests.integration.test_gateway_streams import started
 from tests.postgres_server import PostgresServer, postgres_server, postgres_url
+from tests.waiting import until
 
 __all__ = ["postgres_url"]
 
@@ -71,9 +71,7 @@ async def test_every_query(nats_url: str, postgres_url: str, tmp_path: Path) -> 
         assert (why["status"], why["obstacles"][0]["kind"]) == ("interrupted", "no-lease")
         assert f"No worker holds the lease of {run}" in why["summary"]
         stack.jetstream.leases.hold(RunLease(run_id=run, runner="r1", host="here"), 60.0)
-        async with asyncio.timeout(5.0):
-            while not await stack.jetstream.leases.held():  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(0.01)
+        await until(stack.jetstream.leases.held)
 
         lists = {
             "/projects": 1,

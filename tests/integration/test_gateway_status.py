@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from tests.gateway_stack import gateway_stack, projecting, scheduler
 from tests.integration.test_gateway_queries import API
+from tests.waiting import until
 
 
 async def test_status_says_what_it_can_see(nats_url: str, tmp_path: Path) -> None:
@@ -42,15 +42,16 @@ async def test_which_services_are_at_work(nats_url: str, postgres_url: str, tmp_
     """A service that takes commands, and a projector, are seen while they are there and missed when they are gone."""
     async with gateway_stack(nats_url, tmp_path, postgres_url=postgres_url) as stack:
 
-        async def until(expected: dict[str, bool]) -> None:
-            async with asyncio.timeout(20):
-                while (await stack.client.get(f"{API}/status")).json()["services"] != expected:  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
+        async def tells(expected: dict[str, bool]) -> bool:
+            return bool((await stack.client.get(f"{API}/status")).json()["services"] == expected)
+
+        async def until_told(expected: dict[str, bool]) -> None:
+            await until(lambda: tells(expected), seconds=20.0)
 
         await stack.request_run("shop-1")
-        await until({"projector": False})
+        await until_told({"projector": False})
         async with scheduler(stack), projecting(stack):
-            await until({"projector": True, "scheduler": True})
-        await until({"projector": True, "scheduler": False})
+            await until_told({"projector": True, "scheduler": True})
+        await until_told({"projector": True, "scheduler": False})
         await stack.request_run("shop-2")
-        await until({"projector": False, "scheduler": False})
+        await until_told({"projector": False, "scheduler": False})

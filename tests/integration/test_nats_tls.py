@@ -14,12 +14,10 @@ from events.errors import CairnError, Permanent
 from infra.jetstream.connection import JetStream
 from infra.settings import Nats, Settings
 from tests.nats_server import NatsServer
+from tests.needs import missing
 from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl here to make certificates with"),
-]
+pytestmark = pytest.mark.integration
 
 
 class Authority:
@@ -46,6 +44,8 @@ class Authority:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
+    if shutil.which("openssl") is None:
+        missing("there is no openssl here to make certificates with")
     return Authority(tmp_path / "authority")
 
 

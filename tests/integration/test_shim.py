@@ -23,8 +23,8 @@ from tests.shim_examples import (
     printed_by,
     processes_named,
     run,
-    until,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 

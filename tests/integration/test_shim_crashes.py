@@ -25,9 +25,9 @@ from tests.shim_examples import (
     processes_named,
     run,
     shim_pid,
-    until,
     wait,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 

@@ -36,7 +36,7 @@ exec /bin/nats-server -c /data/nats.conf
 """
 
 
-def missing() -> str:
+def lacking() -> str:
     """What is not there that a machine needs, or nothing."""
     programs = [name for name in (EMULATOR, "busybox", "mkfs.ext4") if shutil.which(name) is None]
     kernel = [] if (KERNEL / "vmlinuz").exists() else [str(KERNEL / "vmlinuz")]

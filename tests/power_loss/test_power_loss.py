@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,8 @@ from events.errors import CairnError
 from events.run import AgentReminded
 from infra.jetstream.connection import JetStream
 from infra.settings import Nats, Settings
-from tests.power_loss.machine import Machine, missing
+from tests.needs import missing
+from tests.power_loss.machine import Machine, lacking
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -27,11 +27,8 @@ FAILURES = 2
 
 @pytest.fixture
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    if missing():
-        message = f"{missing()} is not here: `.ci/machine` provides it"
-        if os.environ.get("CAIRN_TEST_MACHINE") == "required":
-            pytest.fail(message)
-        pytest.skip(message)
+    if lacks := lacking():
+        missing(f"{lacks} is not here: `.ci/machine` provides it", "CAIRN_TEST_MACHINE")
     made = Machine(tmp_path, sync=request.param)
     made.start()
     yield made

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from events.envelope import Recorded
-from projections.fold import PROJECTIONS, fold, missing
+from projections.fold import PROJECTIONS, Changes, Rows, fold, missing
 
 
 class Tables:
@@ -22,17 +22,23 @@ class Tables:
     def write(self, records: Iterable[Recorded]) -> None:
         """Fold one batch onto what is there, with nothing kept in memory from the one before."""
         batch = list(records)
-        known: dict[Any, dict[str, Any]] = {projection: {} for projection in PROJECTIONS}
-        for projection, ids in missing(known, batch).items():
+        known: Rows = {projection: {} for projection in PROJECTIONS}
+        self.load(known, batch)
+        self.take(fold(known, batch))
+
+    def load(self, known: Rows, records: Sequence[Recorded]) -> None:
+        """Add the rows that the records touch and that are not known yet."""
+        for projection, ids in missing(known, records).items():
             for id in ids:
                 values = self.rows[projection.table].get(id)
                 known[projection][id] = (
                     None if values is None else projection.restore(dict(zip(projection.columns, values, strict=True)))
                 )
-        changes = fold(known, batch)
+
+    def take(self, changes: Changes) -> None:
+        """What a batch changed."""
         for projection, rows in changes.rows.items():
-            for id, row in rows.items():
-                self.rows[projection.table][id] = projection.values(row)
+            self.rows[projection.table].update({id: projection.values(row) for id, row in rows.items()})
         self.entries += map(msgspec.structs.astuple, changes.entries)
         self.call_states += map(msgspec.structs.astuple, changes.call_states)
 

@@ -101,7 +101,7 @@ class _WritesRowsFirst(Store):
     """Rows and checkpoint in two steps."""
 
     async def commit(self, changes: Changes) -> None:
-        self._database.write(changes)
+        self._database.tables.take(changes)
         await asyncio.sleep(STORED_AFTER_SECONDS)
         await self._process.awake()
         self._database.sequence = changes.sequence

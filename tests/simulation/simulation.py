@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import structlog
 
 from events.envelope import Recorded
@@ -42,7 +41,7 @@ from tests.simulation.loop import NothingLeft, VirtualLoop
 from tests.simulation.network import Faults, Network, Process, TrueClock
 from tests.simulation.ports import HostLeases, Ports
 from tests.simulation.projecting import Database, Projector, Store
-from tests.simulation.workload import People, SimulatedModels, Workload, unfinished
+from tests.simulation.workload import People, SimulatedModels, Workload, unfinished, written_path
 from tests.simulation.workspaces import HostWorkspaces
 from tests.simulation.world import BY_HAND, HostProcesses, World, file_tools
 
@@ -116,8 +115,7 @@ class Observed:
             elif isinstance(event, EnvironmentPrepared | EnvironmentMoved):
                 self.homes[envelope.entity_id] = event.host
             elif isinstance(event, ToolCallRequested) and event.tool == "write_file":
-                path = msgspec.json.decode(event.arguments.text)["path"]  # type: ignore[union-attr]
-                self.call_of_path[path] = event.call_id
+                self.call_of_path[written_path(event)] = event.call_id
 
     def home(self, environment_id: str) -> str:
         """The host that the environment lives on."""

@@ -15,13 +15,14 @@ from typing import Any
 import msgspec
 
 from events.agents import Agent, Limits, ModelAgent, ProgramAgent
+from events.content import Inline
 from events.conversation import Message, UserText
 from events.envelope import CommandEnvelope, Outcome, Recorded
 from events.errors import CairnError
 from events.kernel import Command
 from events.pipeline import Pipeline, PullRequestGate, Stage, TestsGate
 from events.project import AddProject, ProjectSettings, Repository
-from events.run import ModelResponded
+from events.run import ModelResponded, ToolCallRequested
 from events.task import (
     AnswerQuestion,
     ApprovalRequested,
@@ -215,6 +216,12 @@ class Workload:
             verdict = "bad" if request.attempt <= assignment.bad_attempts else "good"
             return _answer(place, [("shell", {"command": Errand(f"{place}-last", 0.1, verdict=verdict).command})])
         return _answer(place, [("submit", {"summary": f"done by {place}"})])
+
+
+def written_path(call: ToolCallRequested) -> str:
+    """The file that a call of ``write_file`` names."""
+    assert isinstance(call.arguments, Inline)
+    return str(msgspec.json.decode(call.arguments.text)["path"])
 
 
 def _call(kind: str, seconds: float, place: str, number: int) -> tuple[str, dict[str, Any] | str]:

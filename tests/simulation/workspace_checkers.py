@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from events.environment import CallEnd, EnvironmentMoved, EnvironmentPrepared, ToolCallCompleted
 from events.run import ToolCallRequested
+from tests.simulation.workload import written_path
 from tests.simulation.world import MARKS, tree_of
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def checkpoints_hold_what_calls_did(seen: Seen) -> Iterator[str]:
 
 def _mark(call: ToolCallRequested) -> str:
     if call.tool == "write_file":
-        return str(msgspec.json.decode(call.arguments.text)["path"])  # type: ignore[union-attr]
+        return written_path(call)
     return call.call_id
 
 

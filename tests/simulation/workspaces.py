@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from events.errors import Permanent
@@ -161,8 +160,8 @@ class HostWorkspaces:
 
         return await self._call(("existing",), effect)
 
-    def directory(self, environment_id: str) -> Path:
-        return Place(self._host, environment_id)  # type: ignore[return-value]
+    def directory(self, environment_id: str) -> Place:
+        return Place(self._host, environment_id)
 
     def _workspace(self, environment_id: str) -> Workspace:
         workspace = self._host.workspaces.get(environment_id)

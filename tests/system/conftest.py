@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.docker.ground import ground
+from tests.engine import engine
 from tests.model_server import KEY, MODEL, ModelServer
 from tests.system.stack import SystemStack
+
+__all__ = ["engine", "ground", "model", "running", "stack"]  # fixtures, and what makes them
 
 # Models flinch often in tests, and nobody wants to wait for them for ten seconds.
 WORKER = {"model_backoff_seconds": 0.05, "grace_seconds": 2.0, "preflight_seconds": 0.5}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker_engine import SecondEngine, why_not
+from tests.docker_engine import SecondEngine
 from tests.engine import BASE_IMAGE
 from tests.model_server import ModelServer
 from tests.system.checks import assert_calls_ended_once
@@ -17,11 +17,7 @@ from tests.system.conftest import SCHEDULING, WORKER, running
 from tests.system.examples import MEND, lines, repository, shell, submit
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can be"),
-]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 COMMAND = f'echo begun >> "$HOME/begun"; echo half >> half; until [ -e "$HOME/go" ]; do sleep 0.05; done; {MEND}'
 FAULT = {

@@ -12,8 +12,8 @@ import pytest
 
 from infra.docker import labels
 from infra.settings import Settings
-from tests.docker.ground import CONNECT, Ground, ground  # noqa: F401  # a fixture
-from tests.engine import BASE_IMAGE, engine  # noqa: F401  # a fixture
+from tests.docker.ground import CONNECT, Ground
+from tests.engine import BASE_IMAGE
 from tests.model_server import ModelServer
 from tests.system.conftest import running
 from tests.system.stack import SystemStack
@@ -32,7 +32,7 @@ def stack(model: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield stack
 
 
-async def up(stack: SystemStack, ground: Ground) -> None:  # noqa: F811
+async def up(stack: SystemStack, ground: Ground) -> None:
     """A Compose project that Cairn did not make; what the stack leaves of its faults fails the test."""
     ground.owns(f"default {Settings().host} {stack.home}")
     marks = {labels.ENVIRONMENT: "", labels.COMPOSE_PROJECT: PROJECT}
@@ -72,7 +72,7 @@ def assert_told_once(stack: SystemStack, id: str) -> None:
     assert "FaultStuck" not in kinds
 
 
-async def test_killed_at_every_stage(stack: SystemStack, ground: Ground) -> None:  # noqa: F811
+async def test_killed_at_every_stage(stack: SystemStack, ground: Ground) -> None:
     """Before the faults, while they hold, and when one is undone: what is left is done by the next process, each fault
     holds until its end also while nobody is there, and the verdict is that everything held."""
     await up(stack, ground)
@@ -103,7 +103,7 @@ async def test_killed_at_every_stage(stack: SystemStack, ground: Ground) -> None
     assert all(fault["undone"] >= fault["ends_at"] for fault in journal["cairn"]["faults"].values())
 
 
-async def test_killed_while_samples_are_taken(stack: SystemStack, ground: Ground) -> None:  # noqa: F811
+async def test_killed_while_samples_are_taken(stack: SystemStack, ground: Ground) -> None:
     """Nobody watched meanwhile, so there is no verdict to be trusted: it is aborted, and what was to hold for long is
     undone at once."""
     await up(stack, ground)

@@ -150,9 +150,7 @@ async def test_keeper_removes_checkpoints_that_nobody_can_ask_for(environments: 
     environments.workspaces.checkpoints = [environments.id, "orphan-1-development"]
     keeping = asyncio.create_task(environments.keeper.run())
     try:
-        async with asyncio.timeout(5):
-            while not (told := await said(environments, "orphan-1-development")):  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0)
+        told = await until(lambda: said(environments, "orphan-1-development"))
     finally:
         keeping.cancel()
     assert told == [OrphanRemoved(kind="checkpoints", name="orphan-1-development", reason="it is not in the log")]
