@@ -1,7 +1,8 @@
 """What the scheduler knows: every project, task and breaker, folded from the log and kept up to date.
 
 Several schedulers may be at work. ``last_task`` is the last decision about any task that the board has everything up
-to, by which a placement, that stands on all tasks, is refused where the board lacks something.
+to, by which a placement, that stands on all tasks, is refused where the board lacks something; ``newest_task`` is the
+newest one that is on the board, and what came before it may not be yet.
 
 The board begins with a snapshot, if there is one, and a replay of what came since, and follows the log from there. The
 scheduler's own decisions are put in at once, so that placement never works with less than what was just decided; the
@@ -54,7 +55,7 @@ class Board:
         self._last_numbers: dict[str, int] = {}
         self.sequence = 0
         self.last_task = 0
-        self._newest_task = 0
+        self.newest_task = 0
 
     async def load(self, log: EventLog) -> None:
         if self._snapshots is not None:
@@ -120,13 +121,8 @@ class Board:
             self.put_breaker(BREAKER.fold_onto(breaker, envelope.events), record.sequence)
         return True
 
-    @property
-    def newest_task(self) -> int:
-        """The newest decision about a task that is on the board; what came before it may not be yet."""
-        return self._newest_task
-
     def put_task(self, task: Task, revision: int) -> None:
-        self._newest_task = max(self._newest_task, revision)
+        self.newest_task = max(self.newest_task, revision)
         if self._newer(TASK.name, task.id, revision) and task.submitted is not None:
             self.tasks[task.id] = task
             self._submissions[task.submitted.submission_id] = task.id

@@ -57,9 +57,8 @@ async def ensure(engine: Engine, image: str, base: str) -> None:
             )
             raise Permanent(message, slug="no-fault-image")
     if before:
-        with contextlib.suppress(
-            NotThere, Conflicts
-        ):  # Conflicts: it has another name, or a holder still runs from it.
+        # Conflicts: it has another name, or a holder still runs from it.
+        with contextlib.suppress(NotThere, Conflicts):
             await engine.request("DELETE", f"images/{before}")
 
 
