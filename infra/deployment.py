@@ -106,10 +106,10 @@ def revoke_worker(folder: Path, name: str) -> None:
 
 
 def write_worker(
-    folder: Path, compose_files: Sequence[Path], settings: str, seed: str, *, authority: Path | None = None
+    folder: Path, compose_files: Sequence[Path], settings: str, seed: str, *, authority: str = ""
 ) -> None:
-    """What a worker's host needs, in a new folder; ``authority`` is a file with the certificates that it trusts NATS
-    by. Raises ``OSError``."""
+    """What a worker's host needs, in a new folder; ``authority`` are the certificates (PEM) that it trusts NATS by.
+    Raises ``OSError``."""
     hidden = folder / "secrets"
     hidden.mkdir(mode=0o700, parents=True)
     for place in (folder / "settings", hidden / "agents"):
@@ -118,8 +118,8 @@ def write_worker(
         _once(folder / file.name, file.read_text(encoding="utf-8"))
     _once(folder / "settings" / "cairn.toml", settings)
     _once(hidden / "nats-key", seed)
-    if authority is not None:
-        _once(folder / "settings" / NATS_CA, authority.read_text(encoding="utf-8"))
+    if authority:
+        _once(folder / "settings" / NATS_CA, authority)
 
 
 def inbox(worker: str) -> str:

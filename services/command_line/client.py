@@ -151,7 +151,7 @@ class Gateway:
             response = self._http().request(method, BASE + path, **arguments)
         except (httpx2.TransportError, httpx2.InvalidURL) as error:
             message = f"No Cairn answers at {self.url} ({error})."
-            raise Failure(message, hint="Is it running? See `cairn status`.", exit_code=UNREACHABLE) from error
+            raise Failure(message, hint="Is it running?", exit_code=UNREACHABLE) from error
         if response.status_code >= 300:
             raise _failure(response, self.url)
         return response
@@ -176,6 +176,9 @@ def connect(url: str | None, key: str | None) -> Gateway:
     """The gateway that was named, by option or environment, else that of the nearest ``.cairn`` from here upwards."""
     url = url or os.environ.get("CAIRN_URL")
     key = key or os.environ.get("CAIRN_KEY")
+    if url and not url.startswith(("http://", "https://")):
+        message = f"{url!r} is no address of a Cairn."
+        raise Failure(message, hint="Write it so: http://HOST:8420.", exit_code=INVALID)
     if url and key:
         return Gateway(url, key)
     home = nearest_home()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.command_line import console
-from services.command_line.failures import Failure
+from services.command_line.failures import INVALID, Failure
 
 commands = typer.Typer(no_args_is_help=True, help="Settings, secrets and workers of a deployment with containers.")
 
 Folder = Annotated[Path, typer.Option(help="Where settings and secrets of the deployment lie.", show_default=True)]
 DEPLOY = Path("deploy")
+NATS_ADDRESSES = re.compile(r'(nats|tls)://[^\s,"]+(,(nats|tls)://[^\s,"]+)*')
 RELOAD = "Let NATS read its users again: docker compose kill -s HUP nats"
 
 WORKER_SETTINGS = """\
@@ -72,18 +74,34 @@ def worker(
     if not compose.is_file():
         message = f"There is no {compose}, which is the worker's Compose file."
         raise Failure(message, hint="Name the folder `deploy` of a checkout with --folder.")
+    if not NATS_ADDRESSES.fullmatch(nats):
+        message = f"{nats!r} is no address of NATS."
+        raise Failure(message, hint="Write it so: nats://HOST:4222, or tls://HOST:4222.", exit_code=INVALID)
+    authority = _certificates(nats_ca) if nats_ca is not None else ""
     seed = deployment.add_worker(folder, name, tenant=tenant)
-    tls = f'tls_ca = "/etc/cairn/{deployment.NATS_CA}"\n' if nats_ca is not None else ""
+    tls = f'tls_ca = "/etc/cairn/{deployment.NATS_CA}"\n' if authority else ""
     settings = WORKER_SETTINGS.format(name=name, tenant=tenant, nats=nats, inbox=deployment.inbox(name), tls=tls)
     files = [compose, *sorted(compose.parent.glob("docker-compose.*.yml"))]
     try:
-        deployment.write_worker(to, files, settings, seed, authority=nats_ca)
+        deployment.write_worker(to, files, settings, seed, authority=authority)
     except OSError as error:
         deployment.revoke_worker(folder, name)
         message = f"{error.filename} cannot be written ({error.strerror}): choose another folder with --to."
         raise Failure(message) from error
     console.say(f"Take {to} to the worker's host, and start it there: docker compose up -d --wait")
     console.say(RELOAD)
+
+
+def _certificates(file: Path) -> str:
+    """What the file says, if TLS can use it."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # An SSLError is an OSError too.
+        message = f"{file} holds no certificates that could be used ({getattr(error, 'strerror', None) or error})."
+        raise Failure(message, hint="It is to be a PEM file.", exit_code=INVALID) from error
 
 
 @commands.command("revoke")

@@ -14,6 +14,7 @@ from infra.settings import load
 from tests.command_line.conftest import Run, run_alone
 from tests.command_line.stub_gateway import Answer, StubGateway
 
+AUTHORITY = Path(__file__).with_name("authority.pem")
 STATUS = {
     "durability": {"level": "always", "sentence": "power loss takes nothing"},
     "queue": {"running": 2},
@@ -91,10 +92,9 @@ def test_a_worker_gets_a_folder_and_the_server_its_public_key(here: Path) -> Non
 def test_a_worker_knows_the_authority_of_nats(here: Path) -> None:
     """It lies beside the worker's settings, which name it where its containers see it."""
     run_alone("deploy", "init")
-    (here / "ca.pem").write_text("a certificate\n")
-    made = run_alone("deploy", "worker", "w", "--nats", "tls://nats:4222", "--nats-ca", "ca.pem", "--to", "new")
+    made = run_alone("deploy", "worker", "w", "--nats", "tls://nats:4222", "--nats-ca", str(AUTHORITY), "--to", "new")
     assert made.exit_code == 0, made.output
-    assert (here / "new" / "settings" / "nats-ca.pem").read_text() == "a certificate\n"
+    assert (here / "new" / "settings" / "nats-ca.pem").read_bytes() == AUTHORITY.read_bytes()
     assert load(here / "new" / "settings" / "cairn.toml", {}).nats.tls_ca == "/etc/cairn/nats-ca.pem"
 
 
@@ -113,6 +113,28 @@ def test_a_worker_that_cannot_be(here: Path, arguments: list[str], said: str) ->
     assert result.exit_code == 1
     assert said in " ".join(result.output.split())
     assert not (here / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nats", "nats.example.org"], "no address of NATS"),
+        (["--nats", 'nats://n"\n[worker]'], "no address of NATS"),
+        (["--nats", "tls://n:4222", "--nats-ca", "deploy/worker/docker-compose.yml"], "holds no certificates"),
+        (["--nats", "tls://n:4222", "--nats-ca", "binary"], "holds no certificates"),
+        (["--nats", "tls://n:4222", "--nats-ca", "nowhere"], "does not exist"),
+    ],
+)
+def test_a_server_that_cannot_be(here: Path, arguments: list[str], said: str) -> None:
+    """An address that is none, and files that are no certificates, are refused before a key is made."""
+    run_alone("deploy", "init")
+    (here / "binary").write_bytes(bytes(range(256)))
+    before = (here / "deploy" / "secrets" / "nats" / "users.conf").read_text()
+    result = run_alone("deploy", "worker", "w", "--to", "new", *arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not (here / "new").exists()
+    assert (here / "deploy" / "secrets" / "nats" / "users.conf").read_text() == before
 
 
 def test_doctor_looks_at_what_is_named(run: Run, gateway: StubGateway) -> None:

@@ -39,6 +39,14 @@ def test_nobody_answers() -> None:
     assert f"No Cairn answers at {url}" in result.stderr
 
 
+def test_an_address_that_is_none() -> None:
+    """It is refused with how one is written, before anything is asked."""
+    result = run_alone("--url", "example.org:8420", "--key", "k", "task", "list")
+    assert result.exit_code == 2
+    assert "'example.org:8420' is no address of a Cairn." in result.stderr
+    assert "http://HOST:8420" in result.stderr
+
+
 def test_something_else_answers(run: Run, gateway: StubGateway) -> None:
     """A server that is no gateway is named as such."""
     gateway.on("GET /tasks", Answer(b"<html>", 200, "text/html"))
