@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -139,6 +140,18 @@ async def test_who_asks_meanwhile_waits_for_the_probe(ground: Ground) -> None:
     first, *others = await asyncio.gather(*(faults.capabilities() for _ in range(5)))
     assert others == [first] * 4
     assert not any("did not run" in why for why in first.values())
+
+
+async def test_an_engine_that_comes_back(engine: Engine, tmp_path: Path) -> None:
+    """It is asked as soon as somebody wants to know: what was so without it is not kept."""
+    place = tmp_path / "docker.sock"
+    async with Engine(f"unix://{place}") as away:
+        faults = DockerFaults(
+            away, tenant="test", host="test", owner=uuid.uuid4().hex, image=IMAGE, base_image=BASE_IMAGE
+        )
+        assert all((await faults.capabilities()).values())
+        place.symlink_to(engine.url.removeprefix("unix://"))
+        assert (await faults.capabilities())["pause_service"] == ""
 
 
 async def test_no_engine_and_no_image(engine: Engine) -> None:

@@ -100,20 +100,20 @@ class DockerFaults:
 
     async def _parts(self) -> dict[str, str]:
         """Why not, of kinds and of parts of kinds. What the kernel lacks stays so; what kept us from asking it is tried
-        again after a while."""
+        again after a while, and an engine that did not answer is asked at once."""
         async with self._looking:  # The container that looks has one name: a second one would take it away.
-            if not self._look_at or time.monotonic() >= self._look_at:
-                self._cannot, final = await self._probed()
-                self._look_at = math.inf if final else time.monotonic() + LOOK_AGAIN_SECONDS
+            if time.monotonic() >= self._look_at:
+                self._cannot, lasts_seconds = await self._probed()
+                self._look_at = time.monotonic() + lasts_seconds
             return self._cannot
 
-    async def _probed(self) -> tuple[dict[str, str], bool]:
-        """What cannot be, and whether that was really found out."""
+    async def _probed(self) -> tuple[dict[str, str], float]:
+        """What cannot be, and for how long that is good."""
         try:
             host = await self._engine.info()
             await image.ensure(self._engine, self._ground.image, self._base_image)
         except (Transient, Permanent) as error:
-            return dict.fromkeys(KINDS, str(error)), False
+            return dict.fromkeys(KINDS, str(error)), _lasts_seconds(error)
         found = _of_host(host)
         try:
             # One name for every try, so that a probe that was killed in the middle is cleared away by the next.
@@ -122,9 +122,9 @@ class DockerFaults:
             kernel = json.loads(said) if not code else dict.fromkeys(_network_kinds(), f"the probe failed: {said}")
             found |= kernel
         except (Transient, Permanent, ValueError) as error:
-            return found | dict.fromkeys(_network_kinds(), f"the probe did not run: {error}"), False
+            return found | dict.fromkeys(_network_kinds(), f"the probe did not run: {error}"), _lasts_seconds(error)
         log.info("what this host cannot do", faults=found)
-        return found, True
+        return found, math.inf
 
     # ---- whom
 
@@ -304,6 +304,11 @@ def _container(target: str, inspected: Json) -> Container:
         paused=bool(inspected["State"]["Paused"]),
         started_at=inspected["State"]["StartedAt"],
     )
+
+
+def _lasts_seconds(error: Exception) -> float:
+    """For how long what kept us from looking is taken to stay so."""
+    return 0.0 if isinstance(error, Transient) else LOOK_AGAIN_SECONDS
 
 
 def _network_kinds() -> list[str]:
