@@ -14,7 +14,7 @@ from infra.faults.matrix import disturb, points, sampled
 from tests.crash.__main__ import matrix
 from tests.crash.workload import SPECIFICATION, laboratory
 
-pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 
 # How many points of the service that handles the message (0: all of them), and how many others.
 HANDLED = int(os.environ.get("CRASH_POINTS", "0"))
