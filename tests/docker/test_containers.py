@@ -244,7 +244,7 @@ async def test_outward_through_the_allow_list(place: Place, source: Path, id: st
 
 async def test_services_by_their_names(place: Place, source: Path, id: str) -> None:
     """A container joins the services that its environment composes over a network that leads nowhere else, and joins
-    them again when it is started anew; one that is to reach nothing does not."""
+    them again when it is started anew, and when they were down; one that is to reach nothing does not."""
     systems = DockerCompose(place.home, marks=place.marks)
     marks = {
         **systems.labels(),
@@ -253,8 +253,13 @@ async def test_services_by_their_names(place: Place, source: Path, id: str) -> N
         labels.COMPOSE_SERVICE: "api",
     }
     served = ["python3", "-m", "http.server", "8000", "--directory", "/etc/apt"]
-    service = await place.engine.create({"Image": BASE_IMAGE, "Cmd": served, "Labels": marks}, name=f"{id}-api")
-    await place.engine.start(service)
+
+    async def up() -> str:
+        service = await place.engine.create({"Image": BASE_IMAGE, "Cmd": served, "Labels": marks}, name=f"{id}-api")
+        await place.engine.start(service)
+        return service
+
+    service = await up()
     place.sandboxes.started = systems.join
     ask = "curl -s --retry 20 --retry-connrefused --retry-delay 0 http://api:8000/ | grep -c sources.list.d"
     try:
@@ -277,6 +282,10 @@ async def test_services_by_their_names(place: Place, source: Path, id: str) -> N
         await systems.down(id, volumes=True)
         assert await place.engine.networks({labels.ENVIRONMENT: id}) == []
         assert (await place.run(id, "echo alone"))[1] == "alone\n"
+        await place.engine.remove(service)
+        service = await up()
+        assert await systems.join(id)
+        assert (await place.run(id, ask))[1] == "1\n"
     finally:
         await place.engine.remove(service)
         await systems.down(id, volumes=True)

@@ -304,7 +304,8 @@ class DockerCompose:
                 alias = service["Labels"][labels.COMPOSE_SERVICE]
                 await _connect(engine, inner["Id"], service["Id"], "connect", alias=alias)
         if sandbox["Id"] not in joined:
-            await _connect(engine, "none", sandbox["Id"], "disconnect")
+            if "none" in sandbox["NetworkSettings"]["Networks"]:  # As it was made; one that has left a system has none.
+                await _connect(engine, "none", sandbox["Id"], "disconnect")
             await _connect(engine, inner["Id"], sandbox["Id"], "connect")
         return True
 
