@@ -18,15 +18,16 @@ def ids(taken: list[Delivered]) -> list[str]:
 
 
 async def test_a_command_is_taken_once(plumbing: Plumbing) -> None:
-    """Of two processes one gets it; an acknowledged one does not come again."""
+    """Of two processes one gets it; one that was acknowledged or terminated does not come again."""
     taken: list[Delivered] = []
-    first = await plumbing.take(taken.append, lease_seconds=0.5)
-    second = await plumbing.take(taken.append, lease_seconds=0.5)
+    first = await plumbing.take(taken.append, lease_seconds=2.0)
+    second = await plumbing.take(taken.append, lease_seconds=2.0)
     await plumbing.send("c1", "c2", "c3")
     await until(lambda: len(taken) == 3)
-    for delivered in taken:
-        await delivered.ack()
-    await asyncio.sleep(0.8)
+    await taken[0].ack()
+    await taken[1].ack()
+    await taken[2].terminate()
+    await asyncio.sleep(2.5)
     assert sorted(ids(taken)) == ["c1", "c2", "c3"]
     await first.close()
     await second.close()
@@ -88,15 +89,16 @@ async def test_a_run_has_one_open_job(plumbing: Plumbing) -> None:
     await until(lambda: len(taken) == 2)
     assert not await bus.send(subjects.AGENT_RUNNER, "any", plumbing.command("s4", "r1", entity="run"))
     await taken[0].ack()
-    await asyncio.sleep(0.05)
-    assert await bus.send(subjects.AGENT_RUNNER, "any", plumbing.command("s5", "r1", entity="run"))
+    await until(lambda: bus.send(subjects.AGENT_RUNNER, "any", plumbing.command("s4", "r1", entity="run")))
+    await until(lambda: len(taken) == 3)
+    assert ids(taken)[2] == "s4"
     await following.close()
 
 
 async def test_an_unsettled_command_comes_again_after_its_lease(plumbing: Plumbing) -> None:
     """Whoever died holding it does not keep it."""
     taken: list[Delivered] = []
-    following = await plumbing.take(taken.append, lease_seconds=0.5)
+    following = await plumbing.take(taken.append, lease_seconds=1.0)
     await plumbing.send("c1")
     await until(lambda: len(taken) == 2)
     assert [delivered.deliveries for delivered in taken] == [1, 2]
@@ -107,11 +109,11 @@ async def test_an_unsettled_command_comes_again_after_its_lease(plumbing: Plumbi
 async def test_an_extended_command_stays(plumbing: Plumbing) -> None:
     """Showing life keeps the lease."""
     taken: list[Delivered] = []
-    following = await plumbing.take(taken.append, lease_seconds=0.6)
+    following = await plumbing.take(taken.append, lease_seconds=2.0)
     await plumbing.send("c1")
     await until(lambda: taken)
-    for _ in range(6):
-        await asyncio.sleep(0.2)
+    for _ in range(5):
+        await asyncio.sleep(0.5)
         await taken[0].extend()
     assert len(taken) == 1
     await taken[0].ack()
@@ -125,24 +127,12 @@ async def test_nak_gives_back_at_once_or_later(plumbing: Plumbing) -> None:
     await plumbing.send("c1")
     await until(lambda: taken)
     await taken[0][1].nak()
-    await until(lambda: len(taken) == 2, seconds=1)
+    await until(lambda: len(taken) == 2, seconds=4)
     began = time.monotonic()
     await taken[1][1].nak(0.5)
     await until(lambda: len(taken) == 3)
     assert taken[2][0] - began >= 0.45
     await taken[2][1].ack()
-    await following.close()
-
-
-async def test_a_terminated_command_is_gone(plumbing: Plumbing) -> None:
-    """It does not come again."""
-    taken: list[Delivered] = []
-    following = await plumbing.take(taken.append, lease_seconds=0.5)
-    await plumbing.send("c1")
-    await until(lambda: taken)
-    await taken[0].terminate()
-    await asyncio.sleep(0.8)
-    assert len(taken) == 1
     await following.close()
 
 
@@ -153,7 +143,7 @@ async def test_a_successor_gives_back_what_a_dead_process_held(plumbing: Plumbin
     await plumbing.send("c1")
     await until(lambda: taken)
     await plumbing.source.give_back(taken[0].token)
-    await until(lambda: len(taken) == 2, seconds=2)
+    await until(lambda: len(taken) == 2)
     await taken[1].ack()
     await asyncio.sleep(0.05)
     await plumbing.source.give_back(taken[0].token)
@@ -185,7 +175,7 @@ async def test_no_more_are_taken_than_fit(plumbing: Plumbing) -> None:
     await asyncio.sleep(0.1)
     assert len(taken) == 2
     for number in range(5):
-        await until(lambda number=number: len(taken) > number, seconds=2)  # type: ignore[misc]
+        await until(lambda number=number: len(taken) > number, seconds=4)  # type: ignore[misc]
         await taken[number].ack()
         open_count -= 1
     assert ids(taken) == ["c1", "c2", "c3", "c4", "c5"]
@@ -199,7 +189,7 @@ async def test_who_stops_taking_leaves_commands_to_others(plumbing: Plumbing) ->
     taken: list[Delivered] = []
     following = await plumbing.take(taken.append)
     await plumbing.send("c1", "c2")
-    await until(lambda: len(taken) == 2, seconds=2)
+    await until(lambda: len(taken) == 2, seconds=4)
     assert gone == []
     await following.close()
 
