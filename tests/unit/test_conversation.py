@@ -6,7 +6,7 @@ import time
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from events.agents import Limits, ModelAgent
 from events.content import Inline, Stored
@@ -256,6 +256,7 @@ _events = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_events, max_size=60))
 def test_no_history_leaves_an_unmatched_call(events: list[Event]) -> None:
     """Whatever the order of events: every turn with calls is followed at once by exactly their results, and only the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from events import names, subjects
@@ -29,6 +29,7 @@ def same(one: Stage, other: Stage) -> bool:
     return (one[0].lower(), one[1], one[2].lower()) == (other[0].lower(), other[1], other[2].lower())
 
 
+@settings(deadline=None)
 @given(STAGES, STAGES, NUMBERS, NUMBERS)
 @example(("a", 1, "b-2-c"), ("a-1-b", 2, "c"), 1, 1)
 @example(("a", 1, "b-2-c"), ("A-1-B", 2, "C"), 1, 1)
@@ -47,6 +48,7 @@ def test_ids_belong_to_one_thing(one: Stage, other: Stage, attempt: int, again: 
         assert (first.lower() == second.lower()) == (same(one, other) and attempt == again)
 
 
+@settings(deadline=None)
 @given(st.sets(STAGES.map(environment) | NAMES, min_size=2, max_size=20))
 def test_environments_share_no_name(ids: set[str]) -> None:
     """Folder, lock, ref, subject, container and composed system of each are its own, in each installation."""
