@@ -206,8 +206,8 @@ class ComposedSystems:
         was = await self._systems.containers(id)
         await self._systems.down(id, volumes=arguments.volumes, say=asked.say)
         stopped = SystemStopped(reason="compose_down", volumes=arguments.volumes)
-        what = "with its volumes" if arguments.volumes else "its volumes are kept"
-        text = f"The system is down ({len(was)} containers), {what}." if was else f"No system was up; {what}."
+        what = "its volumes are removed" if arguments.volumes else "its volumes are kept"
+        text = f"The system is down ({len(was)} containers); {what}." if was else f"No system was up; {what}."
         return Done(text=text, facts=(stopped,) if asked.environment.system is not None else ())
 
     async def _status(self, asked: Asked) -> Done:

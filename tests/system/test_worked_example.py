@@ -110,7 +110,7 @@ def test_by_hand(stack: SystemStack, tmp_path: Path, database_image: str) -> Non
     assert set(held) & report["reassigned"].keys()
     assert all(workers[0] == "worker-2" for workers in report["reassigned"].values())
     down = stack.cairn("compose", "down", environment, "--volumes")
-    assert "The system is down (5 containers), with its volumes." in down
+    assert "The system is down (5 containers); its volumes are removed." in down
     stack.cairn("environment", "remove", environment)
     assert asyncio.run(_containers(environment)) == []
 
