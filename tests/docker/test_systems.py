@@ -26,7 +26,7 @@ from tests.composing import WEB, Composing, composing
 from tests.engine import BASE_IMAGE
 from tests.waiting import until
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_what_does_not_come_up_is_told_with_its_service_and_its_last_lines
         text, cause, said = FAILING[name]
         async with composing(tmp_path / name) as environment:
             environment.write("compose.yaml", text)
-            ended, answer = await environment.call("compose_up", timeout_seconds=15 if name == "late" else 60)
+            ended, answer = await environment.call("compose_up", timeout_seconds=40 if name == "late" else 60)
             assert isinstance(ended, ToolCallFailed), f"{name}: {answer}"
             assert answer.startswith(cause), f"{name}: {answer}"
             assert said in answer, f"{name}: {answer}"
@@ -303,7 +303,7 @@ async def test_up_that_was_killed_in_the_middle_is_executed_again(engine: Engine
         environment.write("compose.yaml", WEB.replace(f"    image: {BASE_IMAGE}\n", slow))
         killed = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, str(tmp_path), environment.id)
         lock = tmp_path / "compose" / f"{environment.compose.project(environment.id)}.lock"
-        await until(lambda: lock.exists() and "up" in command_of(lock.read_text()))
+        await until(lambda: lock.exists() and "up" in command_of(lock.read_text()), seconds=40.0)
         left = int(lock.read_text())
         killed.kill()
         await killed.wait()
@@ -322,13 +322,13 @@ async def test_up_that_was_killed_in_the_middle_is_executed_again(engine: Engine
 
 async def test_up_that_is_interrupted_ends_at_once(environment: Composing) -> None:
     """With the Compose that it started; a person sees in the output what was being done."""
-    slow = '    build: {context: ., dockerfile_inline: "FROM cairn-debian\\nRUN echo slowly && sleep 30"}\n'
+    slow = '    build: {context: ., dockerfile_inline: "FROM cairn-debian\\nRUN echo slowly && sleep 60"}\n'
     environment.write("compose.yaml", WEB.replace(f"    image: {BASE_IMAGE}\n", slow))
     command = environment.command("compose_up")
     working = environment.begin(command)
-    await until(lambda: "slowly" in str(environment.memory.output.chunks(command.run_id)))
+    await until(lambda: "slowly" in str(environment.memory.output.chunks(command.run_id)), seconds=40.0)
     await environment.executor.interrupt(environment.id, InterruptCall(call_id=command.call_id, reason="cancelled"))
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(40):
         await working
     ended, _ = await environment.end_of(command.call_id)
     assert isinstance(ended, ToolCallInterrupted)

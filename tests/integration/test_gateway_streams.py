@@ -242,12 +242,13 @@ async def test_stopping_ends_streams(nats_url: str, tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as closing:
         stack = await closing.enter_async_context(gateway_stack(nats_url, tmp_path))
         await add_project(stack, "p")
-        seen = asyncio.create_task(_all(frames(stack, "/board/stream", "0")))
-        await asyncio.sleep(0.2)
+        stream = frames(stack, "/board/stream", "0")
+        await anext(stream)
+        rest = asyncio.create_task(_all(stream))
         began = time.monotonic()
         await closing.aclose()
         assert time.monotonic() - began < 2.0
-        assert len(await seen) == 1
+        assert await rest == []
 
 
 async def test_leaving_clients_leave_nothing(nats_url: str, tmp_path: Path) -> None:
