@@ -171,7 +171,9 @@ class SystemStack:
         self.home = directory / ".cairn"
         given = dict(settings or {})
         worker = {"isolation": "worktree", **given.pop("worker", {})}
-        self._settings = {"gateway": {"port": 0}, "worker": worker, **given}
+        # For long enough to tell of every command what became of it: tests want no 202.
+        gateway = {"port": 0, "outcome_timeout_seconds": 30.0, **given.pop("gateway", {})}
+        self._settings = {"gateway": gateway, "worker": worker, **given}
         self.agents: dict[str, Mapping[str, Any]] = {}
         self._write_settings()
 

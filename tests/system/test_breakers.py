@@ -21,12 +21,13 @@ def test_a_storm_of_429_opens_the_breaker_and_one_run_probes(
     stack.project("storm", repository(tmp_path / "storm"), test_command=TEST_COMMAND, agents_at_once=3)
     titles = [f"Weather the storm {name}" for name in ("north", "east", "south")]
     for title in titles:
-        model.add(title, [shell(MEND, faults=(rate_limited("0.1"), rate_limited("0.1"))), submit()])
+        model.add(title, [shell(MEND, faults=(rate_limited("1.0"), rate_limited("1.0"))), submit()])
     tasks = [stack.submit("storm", title, agent="anthropic") for title in titles]
 
     opened = stack.feed.until("BreakerOpened")
     stack.until_back("scheduler", stack.kill("scheduler"))
-    (shown,) = [row for row in stack.get("/queue")["breakers"] if row["id"] == opened.entity_id]
+    queue = stack.get("/queue", wait_for=opened.sequence)
+    (shown,) = [row for row in queue["breakers"] if row["id"] == opened.entity_id]
     assert "anthropic" in shown["credential"]
     late = stack.submit("storm", titles[0], agent="anthropic")
     for task in [*tasks, late]:
@@ -46,7 +47,8 @@ def test_a_storm_of_429_opens_the_breaker_and_one_run_probes(
     assert [item.event["attempt"] for task in [*tasks, late] for item in stack.feed.all("RunRequested", task)] == [
         1
     ] * 4
-    told = [row["title"] for row in stack.get("/deliveries")["items"] if row["event_type"] == "BreakerOpened"]
+    deliveries = stack.get("/deliveries", wait_for=stack.last_sequence())
+    told = [row["title"] for row in deliveries["items"] if row["event_type"] == "BreakerOpened"]
     assert len(told) == turns.count("BreakerOpened")
     assert "failed 3 times in a row" in told[0]
     (shown,) = [row for row in stack.get("/queue")["breakers"] if row["id"] == opened.entity_id]
@@ -61,8 +63,8 @@ def test_a_program_that_is_not_there_keeps_its_work_queued(stack: SystemStack, t
     wait_until(lambda: str(program) in str(stack.get("/queue")["preflight"]), "the worker tells of the program")
     stack.project("absent", repository(tmp_path / "absent"), test_command=TEST_COMMAND)
     task = stack.submit("absent", "Mend the greeting", agent="absent")
-    stack.feed.until("TaskSubmitted", task)
-    why = stack.get(f"/tasks/{task}/why")
+    submitted = stack.feed.until("TaskSubmitted", task)
+    why = stack.get(f"/tasks/{task}/why", wait_for=submitted.sequence)
     assert [item["kind"] for item in why["obstacles"]] == ["preflight"]
     assert f"'{program}' is not there" in why["summary"]
     assert stack.feed.all("RunRequested", task) == []

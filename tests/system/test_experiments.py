@@ -21,7 +21,8 @@ from tests.system.stack import SystemStack
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 PROJECT = f"cairn-test-{uuid.uuid4().hex[:10]}"
-SECONDS = 7
+# Enough for a kill, the next process, its probe and the injection of both.
+SECONDS = 15
 VERDICTS = ("ExperimentCompleted", "ExperimentDeviated", "ExperimentAborted", "ExperimentRefused")
 
 

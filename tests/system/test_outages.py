@@ -77,7 +77,7 @@ def test_postgres_away_for_ten_seconds(stack: SystemStack, model: ModelServer, t
         began = time.monotonic()
         (tmp_path / "go").touch()
         for task in tasks.values():
-            stack.feed.ended(task, seconds=AWAY_SECONDS)
+            stack.feed.ended(task)
         refused = stack.http.get(f"{API}/tasks")
         assert refused.status_code == 503
         assert "PostgreSQL" in refused.json()["detail"]

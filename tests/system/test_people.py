@@ -45,7 +45,7 @@ def test_system_of_a_person_survives_the_environment_manager(stack: SystemStack,
     assert (asked.event["by"], asked.actor) == ("local", "local")
     assert stack.feed.until("ToolCallUncertain", environment).event["resolution"] == "execute-again"
     assert len(stack.feed.all("ToolCallCompleted", environment, tool="compose_up")) == 1
-    row = stack.get(f"/environments/{environment}")
+    row = stack.get(f"/environments/{environment}", wait_for=stack.last_sequence())
     assert (row["project_id"], row["made_by"], row["task_id"], row["status"]) == ("web", "local", "", "ready")
     assert stack.get(f"/environments/{environment}/services")["system"]["services"][0]["health"] == "healthy"
 
@@ -71,8 +71,8 @@ def test_removed_with_its_system(stack: SystemStack, environment: str, tmp_path:
     workspace = Path(stack.get(f"/environments/{environment}")["workspace"])
     assert workspace.exists()
     stack.cairn("environment", "remove", environment)
-    stack.feed.until("EnvironmentRemoved", environment)
-    assert stack.get(f"/environments/{environment}")["status"] == "removed"
+    removed = stack.feed.until("EnvironmentRemoved", environment)
+    assert stack.get(f"/environments/{environment}", wait_for=removed.sequence)["status"] == "removed"
     assert not workspace.exists()
     assert asyncio.run(_containers(environment)) == []
 

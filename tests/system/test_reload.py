@@ -100,7 +100,7 @@ def test_code_that_cannot_be_loaded_changes_nothing(stack: SystemStack, code: Pa
 
 def test_cairn_changes_the_code_that_it_runs_from(stack: SystemStack, code: Path) -> None:
     """An agent changes a service in the repository that Cairn runs from; when a person merges that, it is reloaded."""
-    git(code, "checkout", "--quiet", "--", ".")
+    git(code, "commit", "--quiet", "--all", "--allow-empty", "--message", "what was changed before")
     script = f"echo '# Written by an agent.' >> {MODULE}"
     stack.agent("editor", kind="program", command=["bash", "-c", script])
     pid = stack.pid("notifier")
