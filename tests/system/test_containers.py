@@ -34,7 +34,7 @@ def containers(stack: SystemStack) -> dict[str, str]:
     """Name → id of the containers of this installation that environments live in."""
     wanted = (f"label={labels.HOME}={stack.home}", f"label={labels.ROLE}={labels.SANDBOX}")
     filters = [word for item in wanted for word in ("--filter", item)]
-    command = ("docker", "ps", "--no-trunc", *filters, "--format", "{{.Names}} {{.ID}}")
+    command = ("docker", "ps", "--all", "--no-trunc", *filters, "--format", "{{.Names}} {{.ID}}")
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return dict(line.split() for line in printed.splitlines())
 
