@@ -19,14 +19,14 @@ def engine_answers() -> None:
     asyncio.run(require())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def receiver() -> Iterator[OtlpReceiver]:
     """Where the services of the deployment send their traces."""
     with otlp_receiver(bridge_address()) as receiver:
         yield receiver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployed(receiver: OtlpReceiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The whole of docker-compose.yml, running; NATS listens where workers of other networks reach it."""
     directory = tmp_path_factory.mktemp("deployed")
