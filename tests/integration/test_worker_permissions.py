@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +171,18 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-async def test_what_it_may_not_ask_for(deployed: Deployed, name: str) -> None:
+async def is_refused(request: Awaitable[object]) -> bool:
+    try:
+        await request
+    except Permanent as error:
+        return "may not publish to" in str(error)
+    return False
+
+
+async def test_what_it_may_not_ask_for(deployed: Deployed) -> None:
     """The server refuses it before JetStream hears of it."""
-    subject, body = REQUESTS[name]
-    with pytest.raises(Permanent, match="may not publish to"):
-        await ask(await deployed.worker(TENANT), subject, body)
+    worker = await deployed.worker(TENANT)
+    assert [name for name, asked in REQUESTS.items() if not await is_refused(ask(worker, *asked))] == []
 
 
 async def test_a_filter_that_is_not_the_subjects(deployed: Deployed) -> None:
@@ -188,38 +194,37 @@ async def test_a_filter_that_is_not_the_subjects(deployed: Deployed) -> None:
     assert "did not match filtered subject" in answer["error"]["description"]
 
 
-@pytest.mark.parametrize(
-    "subject",
-    [
-        "evt.acme.task.t1",
-        "evt.acme.project.p1",
-        "evt.rival.run.r1",
-        "cmd.acme.scheduler.any.project.p1",
-        "cmd.acme.agent-runner.any.run.r1",
-        "cmd.acme.environment-manager.any.pull_request.p1",
-        "cmd.acme.chaos.other.experiment.x1",
-        "cmd.acme.chaos.any.chaos.halt",
-        "cmd.rival.environment-manager.rival.environment.e1",
-        "host.acme.other",
-        "content.rival.0",
-        "out.rival.r1",
-        "dead.acme.scheduler",
-    ],
+WRITTEN = (
+    "evt.acme.task.t1",
+    "evt.acme.project.p1",
+    "evt.rival.run.r1",
+    "cmd.acme.scheduler.any.project.p1",
+    "cmd.acme.agent-runner.any.run.r1",
+    "cmd.acme.environment-manager.any.pull_request.p1",
+    "cmd.acme.chaos.other.experiment.x1",
+    "cmd.acme.chaos.any.chaos.halt",
+    "cmd.rival.environment-manager.rival.environment.e1",
+    "host.acme.other",
+    "content.rival.0",
+    "out.rival.r1",
+    "dead.acme.scheduler",
 )
-async def test_what_it_may_not_write(deployed: Deployed, subject: str) -> None:
+
+
+async def test_what_it_may_not_write(deployed: Deployed) -> None:
     """Facts of others, wishes that are not a worker's, and anything of another tenant."""
     worker = plumbing(await deployed.worker(TENANT))
-    with pytest.raises(Permanent, match="may not publish to"):
-        await worker.publish(subject, b"{}")
+    assert [subject for subject in WRITTEN if not await is_refused(worker.publish(subject, b"{}"))] == []
 
 
-@pytest.mark.parametrize("subject", ["evt.>", "_INBOX.>", "_INBOX_rival.>", "$JS.API.>", ">"])
-async def test_what_it_may_not_hear(deployed: Deployed, subject: str) -> None:
+async def test_what_it_may_not_hear(deployed: Deployed) -> None:
     """Neither what others say nor the answers that others get."""
     jetstream = await deployed.worker(TENANT)
     heard: list[bytes] = []
-    await jetstream._client.receive(subject, lambda subject, reply, headers, data: heard.append(subject))
-    await until(lambda: "permissions violation for subscription" in str(jetstream._last_error).lower())
+    for wanted in ("evt.>", "_INBOX.>", "_INBOX_rival.>", "$JS.API.>", ">"):
+        await jetstream._client.receive(wanted, lambda subject, reply, headers, data: heard.append(subject))
+        refusal = f'permissions violation for subscription to "{wanted}"'.lower()
+        await until(lambda refusal=refusal: refusal in str(jetstream._last_error).lower())  # type: ignore[misc]
     await plumbing(await deployed.worker(OTHER), OTHER).append(1)
     await asyncio.sleep(0.1)
     assert heard == []
