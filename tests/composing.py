@@ -67,9 +67,7 @@ class Composing(Environments):
 
     def begin(self, command: ExecuteTool) -> asyncio.Task[None]:
         self.executor.begin(self.id, command, Cause(id=command.call_id))
-        room = self.executor.rooms.find(self.id)
-        assert room is not None
-        return room.calls[command.call_id]
+        return self.room().calls[command.call_id]
 
     async def call(self, tool: str, **arguments: Any) -> tuple[CallEnd, str]:
         """How the call ended, and all that the agent is told of it."""

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from infra.docker import labels
 from infra.docker.engine import Engine
 from services.environment_manager.adapters.installations import LEASE_SECONDS, RENEW_SECONDS, DockerInstallations
+from tests.clocks import MovedClock
 from tests.engine import BASE_IMAGE
 
 pytestmark = pytest.mark.integration
-
-
-class LaterClock:
-    """The time of day, and ``seconds`` more."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return datetime.now(UTC) + timedelta(seconds=self.seconds)
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class Tenant:
@@ -39,7 +23,8 @@ class Tenant:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = f"tenant-{uuid.uuid4().hex[:10]}"
-        self.clock = LaterClock()
+        self.clock = MovedClock()
+        self.everybody = self.installation("any")
 
     def marks(self, host: str) -> dict[str, str]:
         return {labels.TENANT: self.name, labels.HOST: host, labels.HOME: f"/homes/{host}"}
@@ -65,7 +50,7 @@ class Tenant:
 
     async def paths(self, host: str) -> list[str]:
         """The kinds of what the engine has of an installation."""
-        things = await self.installation("any").things()
+        things = await self.everybody.things()
         return [
             "lease" if thing.is_lease else thing.path.partition("/")[0]
             for thing in things
@@ -73,7 +58,7 @@ class Tenant:
         ]
 
     async def expires(self, host: str) -> int:
-        things = await self.installation("any").things()
+        things = await self.everybody.things()
         (lease,) = [thing for thing in things if thing.is_lease and thing.marks[labels.HOST] == host]
         return int(lease.marks[labels.EXPIRES])
 
@@ -82,9 +67,9 @@ class Tenant:
 async def tenant(engine: Engine) -> AsyncIterator[Tenant]:
     made = Tenant(engine)
     yield made
-    everybody = made.installation("any")
-    await everybody.remove(await everybody.things())
-    assert await everybody.things() == []
+    await made.everybody.remove(await made.everybody.things())
+    assert await made.everybody.things() == []
+    await made.everybody.close()
 
 
 async def test_who_never_comes_back_is_removed_by_others(tenant: Tenant) -> None:
@@ -98,23 +83,26 @@ async def test_who_never_comes_back_is_removed_by_others(tenant: Tenant) -> None
     everything = ["containers", "networks", "images"]
     for host in ("gone", "here"):
         assert sorted(await tenant.paths(host)) == sorted([*everything, "volumes", "lease"])
-    tenant.clock.seconds = LEASE_SECONDS - 60
+    tenant.clock.by = timedelta(seconds=LEASE_SECONDS - 60)
     assert await here.keep() == []
-    tenant.clock.seconds = LEASE_SECONDS + 60
+    tenant.clock.by = timedelta(seconds=LEASE_SECONDS + 60)
     name = f"{tenant.name}-gone"
     assert sorted(await here.keep()) == [name, name, name, f"{name}:latest"]
     assert await tenant.paths("gone") == []
     assert sorted(await tenant.paths("here")) == sorted([*everything, "volumes", "lease"])
+    await gone.close()
+    await here.close()
 
 
 async def test_what_never_had_a_lease(tenant: Tenant) -> None:
     """An installation that was killed before it had a lease: what it has made goes when it is as old as one."""
     await tenant.has_things("gone")
     here = tenant.installation("here")
-    tenant.clock.seconds = LEASE_SECONDS - 60
+    tenant.clock.by = timedelta(seconds=LEASE_SECONDS - 60)
     assert await here.keep() == []
-    tenant.clock.seconds = LEASE_SECONDS + 60
+    tenant.clock.by = timedelta(seconds=LEASE_SECONDS + 60)
     assert len(await here.keep()) == 4
+    await here.close()
 
 
 async def test_a_lease_is_there_while_it_is_needed(tenant: Tenant) -> None:
@@ -125,10 +113,10 @@ async def test_a_lease_is_there_while_it_is_needed(tenant: Tenant) -> None:
     await tenant.has_things("here")
     await here.keep()
     first = await tenant.expires("here")
-    tenant.clock.seconds = RENEW_SECONDS / 2
+    tenant.clock.by = timedelta(seconds=RENEW_SECONDS / 2)
     await here.keep()
     assert await tenant.expires("here") == first
-    tenant.clock.seconds = RENEW_SECONDS + 60
+    tenant.clock.by = timedelta(seconds=RENEW_SECONDS + 60)
     await here.keep()
     assert await tenant.expires("here") >= first + RENEW_SECONDS
     await here.remove([thing for thing in await here.things() if not thing.is_lease])

@@ -38,6 +38,7 @@ from services.environment_manager.ports import (
     Systems,
 )
 from services.environment_manager.pull_requests import PullRequestHandlers
+from services.environment_manager.room import Room
 from services.environment_manager.systems import ComposedSystems
 
 PREPARED = EnvironmentPrepared(
@@ -230,6 +231,12 @@ class Environments:
         prepared = msgspec.structs.replace(PREPARED, bundled=self.plumbing.bundle_checkpoints)
         await self.executor.append(id or self.id, Cause(id=f"{id}-prepared"), lambda state: (prepared,))
         return self
+
+    def room(self) -> Room:
+        """Where its calls are."""
+        found = self.executor.rooms.find(self.id)
+        assert found is not None
+        return found
 
     async def events(self) -> list[str]:
         """What the log holds of the environment, but for its preparation."""

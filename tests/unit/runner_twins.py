@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
 
 from events.agents import Agent, Limits
 from events.content import Inline
@@ -25,7 +24,6 @@ from events.environment import (
 from events.kernel import Command, Event
 from events.run import RUN, StartRun
 from events.task_state import TASK
-from infra.clock import SystemClock
 from infra.entities import Cause, EntityStore
 from infra.hosts import Hosts
 from infra.memory.plumbing import Memory
@@ -37,6 +35,7 @@ from services.agent_runner.plumbing import Plumbing
 from services.agent_runner.ports import CallAsked, ModelAnswer, ModelRequest
 from services.agent_runner.watch import Watch
 from services.scheduler.deciders import task as task_decider
+from tests.clocks import MovedClock
 from tests.unit import examples
 from tests.unit.environment_twins import PREPARED
 
@@ -44,16 +43,6 @@ RUN_ID = "shop-1-development-1"
 SUBMIT = CallAsked(tool="submit", arguments='{"summary": "Mended."}')
 LIST = CallAsked(tool="list_files", arguments="{}")
 ASK = CallAsked(tool="ask_human", arguments='{"question": "Which?"}')
-
-
-class Moved(SystemClock):
-    """The system's clock, moved on by hand."""
-
-    def __init__(self) -> None:
-        self.by = timedelta()
-
-    def now(self):  # type: ignore[no-untyped-def]
-        return super().now() + self.by
 
 
 class TalkingModel:
@@ -120,7 +109,7 @@ class Runs:
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.memory = Memory()
-        self.clock = Moved()
+        self.clock = MovedClock()
         self.model = TalkingModel()
         self.tasks = EntityStore(self.memory.log, TASK, self.clock)
         self.environments = EntityStore(self.memory.log, ENVIRONMENT, self.clock)

@@ -15,7 +15,6 @@ from events.tools import Noop
 from infra.entities import Cause
 from services.environment_manager.keeper import Keeper
 from services.environment_manager.operations import Asked, Done
-from services.environment_manager.room import Room
 from tests.unit.environment_twins import Environments
 from tests.waiting import until
 
@@ -42,13 +41,7 @@ def call(id: str, tool: str = "shell", effects: str = "workspace", **changes: ob
 
 def begin(environments: Environments, command: ExecuteTool) -> asyncio.Task[None]:
     environments.executor.begin(environments.id, command, CAUSE)
-    return room(environments).calls[command.call_id]
-
-
-def room(environments: Environments) -> Room:
-    found = environments.executor.rooms.find(environments.id)
-    assert found is not None
-    return found
+    return environments.room().calls[command.call_id]
 
 
 def started(id: str, *, effects: str = "workspace", retry: str = "never") -> ToolCallStarted:
@@ -239,12 +232,12 @@ async def test_nothing_is_held_of_environments_where_nothing_is_done(environment
     rooms = environments.executor.rooms
     assert len(rooms) == 0
     first = begin(environments, call("c1"))
-    entered = room(environments)
+    entered = environments.room()
     await until(lambda: environments.processes.started == ["c1"])
     second = begin(environments, call("c2"))
     environments.processes.end("c1")
     await first
-    assert room(environments) is entered
+    assert environments.room() is entered
     await until(lambda: environments.processes.started == ["c1", "c2"])
     environments.processes.end("c2")
     await second
@@ -260,7 +253,7 @@ async def test_what_a_crash_left_comes_to_its_end_first(environments: Environmen
     append = environments.executor.append
     await append(environments.id, Cause(id="left"), lambda state: (started("c1"),))
     waiting = begin(environments, call("c2"))
-    await until(lambda: not room(environments).changing.locked())
+    await until(lambda: not environments.room().changing.locked())
     assert environments.processes.started == []
     first = begin(environments, call("c1"))
     await until(lambda: environments.processes.started == ["c1"])
@@ -321,7 +314,7 @@ async def test_operation_that_is_interrupted_or_late_is_cancelled(environments: 
 
     environments.operations[Noop] = operation
     working = begin(environments, call("c1", "noop", "none"))
-    await until(lambda: room(environments).operations)
+    await until(lambda: environments.room().operations)
     await environments.executor.interrupt(environments.id, InterruptCall(call_id="c1", reason="cancelled"))
     await working
     await begin(environments, call("c2", "noop", "none", time_limit_seconds=0.01))

@@ -6,21 +6,15 @@ import asyncio
 from datetime import timedelta
 
 from events.preflight import Finding
-from infra.clock import SystemClock
 from infra.hosts import Hosts
 from infra.memory.host_registry import MemoryHostRegistry
+from tests.clocks import MovedClock
 
 LEASE_SECONDS = 10.0
 
 
-class Moved(SystemClock):
-    """The system's clock, moved on by hand and by every sleep."""
-
-    def __init__(self) -> None:
-        self.by = timedelta()
-
-    def now(self):  # type: ignore[no-untyped-def]
-        return super().now() + self.by
+class Moved(MovedClock):
+    """Moved on by every sleep too."""
 
     async def sleep(self, seconds: float) -> None:
         self.by += timedelta(seconds=seconds)
