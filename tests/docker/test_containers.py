@@ -107,7 +107,7 @@ async def test_a_container_that_is_killed(place: Place, source: Path, id: str) -
     await place.prepare(id, source)
     await place.start(id, "long", "echo half > half; sleep 60")
     half = place.workspaces.directory(id) / "workspace" / "half"
-    await until(lambda: _exists(half))
+    await until(half.exists)
     await place.engine.kill(await place.container(id))
     assert await place.processes.wait(id, "long") is None
     ended, printed = await place.run(id, "cat half")
@@ -183,10 +183,9 @@ async def test_taken_warm(place: Place, source: Path, id: str) -> None:
     warm goes with the next environment-manager."""
     place = Place(place.home, place.engine, Worker(image=BASE_IMAGE, warm_containers=1))
     await place.prepare(f"{id}-1", source)
-    warm = {labels.HOME: str(place.home), labels.WARM: ""}
-    await until(lambda: _one(place.engine, warm))
-    (container,) = await place.engine.containers([labels.WARM, f"{labels.HOME}={place.home}"], running=True)
-    await until(lambda: _exists(place.home / "warm" / container["Labels"][labels.WARM] / "shim.sock"))
+    warm = [labels.WARM, f"{labels.HOME}={place.home}"]
+    (container,) = await until(lambda: place.engine.containers(warm, running=True))
+    await until((place.home / "warm" / container["Labels"][labels.WARM] / "shim.sock").exists)
     await place.prepare(f"{id}-2", source)
     assert await place.container(f"{id}-2") == container["Id"]
     assert (await place.run(f"{id}-2", "cat README.md; pwd; git status --short"))[1] == "shop\n/environment/workspace\n"
@@ -329,12 +328,3 @@ async def _built(directory: Path, dockerfile: str, *, busybox: bool = False) -> 
     process = await asyncio.create_subprocess_exec("docker", "build", "-q", "-t", image, str(folder))
     assert await process.wait() == 0
     return image
-
-
-async def _exists(path: Path) -> bool:
-    return path.exists()
-
-
-async def _one(engine: Engine, wanted: dict[str, str]) -> bool:
-    names = [f"{name}={value}" if value else name for name, value in wanted.items()]
-    return bool(await engine.containers(names, running=True))

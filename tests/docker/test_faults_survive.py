@@ -22,6 +22,7 @@ from services.chaos.ports import FaultRecord, Undone
 from services.chaos.watch import Watch
 from tests.docker.ground import CONNECT, IMAGE, Ground
 from tests.engine import BASE_IMAGE
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -70,22 +71,22 @@ def _read_until(stream: IO[bytes], line: bytes) -> None:
     assert line in iter(stream.readline, b"")
 
 
-async def gone(ground: Ground, *, seconds: float = 20.0) -> None:
+async def gone(ground: Ground) -> None:
     """Wait until no record is left."""
-    async with asyncio.timeout(seconds):
-        while True:
-            if not await ground.holders():
-                return
-            await asyncio.sleep(0.05)
+
+    async def none_is_left() -> bool:
+        return not await ground.holders()
+
+    await until(none_is_left, seconds=20.0)
 
 
 async def held(ground: Ground, met: Callable[[tuple[FaultRecord, ...]], bool]) -> None:
     """Wait until the records are like that."""
-    async with asyncio.timeout(20):
-        while True:
-            if met(await ground.faults.active()):
-                return
-            await asyncio.sleep(0.05)
+
+    async def are_like_that() -> bool:
+        return met(await ground.faults.active())
+
+    await until(are_like_that, seconds=20.0)
 
 
 async def test_its_end_comes_when_it_is_due(ground: Ground) -> None:

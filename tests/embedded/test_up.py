@@ -10,8 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ import pytest
 from infra.docker.address import may_answer
 from infra.embedded import stack_file
 from infra.embedded.stack import SERVERS, SERVICES, CannotStart, check_space
+from tests.system.stack import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -64,13 +64,6 @@ def running(directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]
         process.communicate(timeout=60)
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def stack_status(directory: Path) -> dict[str, dict[str, object]]:
     answer = json.loads(cairn(directory, "status", "--json").stdout)
     return {process["name"]: process for process in answer["processes"]}
@@ -98,7 +91,7 @@ def pids_of(directory: Path) -> list[int]:
 def test_a_whole_life(tmp_path: Path) -> None:
     """Up, a service and a server killed and back, a second start refused, down: nothing is left running."""
     with running(tmp_path):
-        until(lambda: all_ready(tmp_path))
+        wait_until(lambda: all_ready(tmp_path), "all are ready", 60.0)
         home = tmp_path / ".cairn"
         assert stat.S_IMODE(home.stat().st_mode) == 0o700
         assert stat.S_IMODE((home / "stack.json").stat().st_mode) == 0o600
@@ -106,7 +99,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
 
         for name in ("scheduler", "nats-server", "postgres"):
             os.kill(int(str(stack_status(tmp_path)[name]["pid"])), signal.SIGKILL)
-        until(lambda: all_ready(tmp_path))
+        wait_until(lambda: all_ready(tmp_path), "all are ready", 60.0)
 
         second = cairn(tmp_path, "up", "--port", "0")
         assert second.returncode == 1
@@ -128,12 +121,12 @@ def test_a_whole_life(tmp_path: Path) -> None:
 def test_what_a_killed_stack_left_is_ended(tmp_path: Path) -> None:
     """After kill -9 of `cairn up` itself the next one ends the orphans and starts with the same data."""
     with running(tmp_path) as first:
-        until(lambda: all_ready(tmp_path))
+        wait_until(lambda: all_ready(tmp_path), "all are ready", 60.0)
         orphans = pids_of(tmp_path)
         first.kill()
         first.wait()
     with running(tmp_path):
-        until(lambda: (tmp_path / ".cairn" / "stack.json").exists() and all_ready(tmp_path))
+        wait_until(lambda: (tmp_path / ".cairn" / "stack.json").exists() and all_ready(tmp_path), "all are ready", 60.0)
         assert not [pid for pid in orphans if runs(pid)]
 
 
@@ -142,7 +135,7 @@ def test_a_folder_named_like_ours_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "services").mkdir()
     (tmp_path / "services" / "__init__.py").write_text("raise RuntimeError('the wrong one')")
     with running(tmp_path):
-        until(lambda: all_ready(tmp_path))
+        wait_until(lambda: all_ready(tmp_path), "all are ready", 60.0)
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from events.envelope import CommandEnvelope
 from events.task import SubmitTask
 from services.gateway import schemas
 from tests.gateway_stack import gateway_stack, scheduler
 from tests.nats_server import NatsServer
+from tests.waiting import until
 
 PROJECT = {"name": "shop", "repository": {"url": "/srv/shop"}}
 API = "/api/v1"
@@ -78,7 +78,7 @@ async def test_unknown_outcome_is_said(nats_url: str, tmp_path: Path) -> None:
         assert response.headers["location"] == "/api/v1/tasks/shop-1"
         assert response.json()["outcome"] == "pending"
         async with scheduler(stack) as seen:
-            await _until(seen, 1)
+            await until(lambda: seen)
         assert response.json()["command_id"] == seen[0].id
 
 
@@ -227,9 +227,3 @@ async def test_openapi(nats_url: str, tmp_path: Path) -> None:
                 (example,) = document["components"]["schemas"][name]["examples"]
                 getattr(schemas, name).model_validate(example)
     assert "https://" not in (str(document["paths"]))
-
-
-async def _until(seen: list[CommandEnvelope], count: int) -> None:
-    async with asyncio.timeout(10):
-        while len(seen) < count:  # noqa: ASYNC110 - what the stub saw is a plain list
-            await asyncio.sleep(0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.gateway_stack import Stack, gateway_stack, projecting
 from tests.integration.test_gateway_commands import problem
 from tests.unit.chaos_twins import ENVIRONMENT_ID, MemoryFaults, MemoryWorld, document, fault
 from tests.unit.environment_twins import PREPARED
+from tests.waiting import until
 
 API = "/api/v1"
 
@@ -41,12 +41,12 @@ async def chaos(stack: Stack) -> AsyncIterator[MemoryFaults]:
 
 
 async def ended(stack: Stack, id: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
-        while True:
-            response = await stack.client.get(f"{API}/experiments/{id}")
-            if response.status_code == 200 and response.json()["ended_at"]:
-                return dict(response.json())
-            await asyncio.sleep(0.05)
+    async def row() -> dict[str, Any] | None:
+        response = await stack.client.get(f"{API}/experiments/{id}")
+        return dict(response.json()) if response.status_code == 200 and response.json()["ended_at"] else None
+
+    found: dict[str, Any] = await until(row, seconds=20.0)
+    return found
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -137,7 +137,5 @@ async def test_the_same_key_is_the_same_experiment(nats_url: str, tmp_path: Path
         first = await stack.client.post(f"{API}/experiments", json=body(), headers=key)
         second = await stack.client.post(f"{API}/experiments", json=body(), headers=key)
         assert first.json()["id"] == second.json()["id"]
-        async with asyncio.timeout(10):
-            while len(faults.history) < 2:  # noqa: ASYNC110 - it is looked at from outside
-                await asyncio.sleep(0.05)
+        await until(lambda: len(faults.history) >= 2)
         assert [what for what, _, _ in faults.history] == ["inject", "undo"]

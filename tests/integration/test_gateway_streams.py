@@ -20,6 +20,7 @@ from services.gateway.feeds import Feeds, Hub
 from services.gateway.selection import everything
 from services.gateway.sse import EventStreams
 from tests.gateway_stack import AGENT, Frame, Stack, first, frames, gateway_stack, project_settings
+from tests.waiting import until
 
 
 def started(run: str, task: str) -> RunStarted:
@@ -151,9 +152,7 @@ async def test_slow_client_is_told(nats_url: str, tmp_path: Path) -> None:
         sequences = [await add_project(stack, "first")]
         text: bytes = await anext(parts)  # type: ignore[call-overload]
         sequences += [await add_project(stack, f"p{number}") for number in range(20)]
-        async with asyncio.timeout(5):
-            while hub.last < sequences[-1]:  # noqa: ASYNC110 - the hub tells only its listeners
-                await asyncio.sleep(0.01)
+        await until(lambda: hub.last >= sequences[-1])
         async with asyncio.timeout(10):
             async for part in parts:
                 text += part  # type: ignore[operator]
@@ -262,9 +261,11 @@ async def test_leaving_clients_leave_nothing(nats_url: str, tmp_path: Path) -> N
                     request = f"GET /api/v1{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stack.key}\r\n\r\n"
                     connection.sendall(request.encode())
                     await asyncio.sleep(0.1)
-        async with asyncio.timeout(5):
-            while "cairn_gateway_streams 0.0" not in (await stack.client.get("/metrics")).text:  # noqa: ASYNC110 - asked from outside
-                await asyncio.sleep(0.02)
+
+        async def are_given_up() -> bool:
+            return "cairn_gateway_streams 0.0" in (await stack.client.get("/metrics")).text
+
+        await until(are_given_up)
 
 
 @pytest.mark.integration

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -66,9 +66,3 @@ async def reading(log: MemoryEventLog, url: str) -> AsyncIterator[tuple[ReadMode
     async with ReadModelProgress(url, log.tenant) as progress:
         yield models, progress
     await models.close()
-
-
-async def until(holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - readiness is reported, not signalled
-            await asyncio.sleep(0.02)

@@ -13,8 +13,9 @@ from infra.postgres import connection, quoted
 from projections import schema
 from projections.projector import MOST_WAITING, Inbox
 from tests.postgres_server import postgres_server
-from tests.projections.conftest import projecting, publish, reading, until
+from tests.projections.conftest import projecting, publish, reading
 from tests.projections.histories import history, records, submitted
+from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -40,11 +41,11 @@ async def test_goes_on_where_it_was(postgres_url: str, log: MemoryEventLog) -> N
     async with reading(log, postgres_url) as (models, progress):
         async with projecting(log, postgres_url) as first:
             assert await progress.wait_for(50, 10)
-            await until(lambda: first.met)
+            await until(lambda: first.met, seconds=15.0)
         publish(log, history(range(7, 57)))
         async with projecting(log, postgres_url) as second:
             assert await progress.wait_for(100, 10)
-            await until(lambda: second.met)
+            await until(lambda: second.met, seconds=15.0)
         assert (await models.checkpoint()).sequence == 100
     assert first.reasons == ["rebuilding the read models (missing)", ""]
     assert second.reasons == [""]
@@ -70,7 +71,7 @@ async def test_rebuilds_what_does_not_fit(postgres_url: str, log: MemoryEventLog
             await opened.execute("DELETE FROM tasks")
             await opened.execute(change)
         async with projecting(log, postgres_url) as readiness:
-            await until(lambda: readiness.met)
+            await until(lambda: readiness.met, seconds=15.0)
         # The same pool, whose statements were prepared for the tables before, reads the new ones.
         assert await models.tasks() == before
         assert (await models.checkpoint()).sequence == last
@@ -81,12 +82,12 @@ async def test_a_second_projector_stands_by(postgres_url: str, log: MemoryEventL
     """Of two projectors one works; the other takes over when it ends."""
     async with reading(log, postgres_url) as (_, progress):
         async with projecting(log, postgres_url) as first:
-            await until(lambda: first.met)
+            await until(lambda: first.met, seconds=15.0)
             async with projecting(log, postgres_url) as second:
                 assert await progress.wait_for(publish(log, history(range(20))), 10)
-                await until(lambda: any("stands by" in reason for reason in second.reasons))
+                await until(lambda: any("stands by" in reason for reason in second.reasons), seconds=15.0)
         async with projecting(log, postgres_url) as third:
-            await until(lambda: third.met)
+            await until(lambda: third.met, seconds=15.0)
             assert await progress.wait_for(publish(log, history(range(20))), 10)
 
 
@@ -97,7 +98,7 @@ async def test_postgres_goes_away() -> None:
         async with projecting(log, server.url) as readiness, reading(log, server.url) as (models, progress):
             assert await progress.wait_for(publish(log, history(range(40))), 10)
             await asyncio.to_thread(server.stop)
-            await until(lambda: not readiness.met)
+            await until(lambda: not readiness.met, seconds=15.0)
             publish(log, history(range(13, 53)))
             with pytest.raises(Transient):
                 await models.tasks()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from services.scheduler.deciders import task as decider
 from tests.unit.environment_twins import Environments
 from tests.unit.examples import NOW, kinds
 from tests.unit.test_task_decider import begin, submitted, succeed
+from tests.waiting import until
 
 RESILIENT = checked(
     Pipeline(
@@ -141,12 +141,6 @@ INTENDED = FaultIntended(
 LOST = (Finding(kind="samples-failed", about="jobs", text="jobs 7, 9 are lost", recommendation="retry"),)
 
 
-async def eventually(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not met():  # noqa: ASYNC110 - it is looked at from outside
-            await asyncio.sleep(0.01)
-
-
 def sent(environments: Environments, kind: type[Command]) -> list[Command]:
     """The commands of a kind that the environment-manager has sent."""
     return [item.command for item in environments.bus.sent if isinstance(item.command, kind)]
@@ -184,17 +178,17 @@ class Answering:
         )
         self.environments.executor.begin(Environments.id, command, Cause(id="c1"))
         store = EntityStore(self.environments.memory.log, EXPERIMENT, self.environments.clock)
-        async with asyncio.timeout(5):
-            await eventually(lambda: sent(self.environments, RunExperiment) != [])
-            for number, event in enumerate(self.said):
-                await store.decide("c1-experiment", Cause(id=f"said-{number}"), partial(_say, event))
-                await asyncio.sleep(0.01)
-            while True:
-                records = await self.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
-                for event in (event for record in records for event in record.envelope.events):
-                    if isinstance(event, ToolCallCompleted | ToolCallFailed):
-                        return event
-                await asyncio.sleep(0.01)
+        await until(lambda: sent(self.environments, RunExperiment))
+        for number, event in enumerate(self.said):
+            await store.decide("c1-experiment", Cause(id=f"said-{number}"), partial(_say, event))
+            await asyncio.sleep(0.01)
+        ended: ToolCallCompleted | ToolCallFailed = await until(self.ended)
+        return ended
+
+    async def ended(self) -> ToolCallCompleted | ToolCallFailed | None:
+        records = await self.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
+        events = (event for record in records for event in record.envelope.events)
+        return next((event for event in events if isinstance(event, ToolCallCompleted | ToolCallFailed)), None)
 
 
 async def test_a_fault_tool_answers_when_it_holds(tmp_path: Path) -> None:
@@ -232,7 +226,7 @@ async def test_verdicts_become_the_gates_answer(
     """What says something about the system is a yes or a no; what does not is neither."""
     answering = Answering(tmp_path, REQUESTED, *said)
     await answering.call("run_experiment", '{"path": "x.yaml"}', check="test")
-    await eventually(lambda: sent(answering.environments, RecordCheck) != [])
+    await until(lambda: sent(answering.environments, RecordCheck))
     (found,) = sent(answering.environments, RecordCheck)
     assert isinstance(found, RecordCheck)
     assert (found.passed, detail in found.detail) == (passed, True)
@@ -244,13 +238,7 @@ async def test_the_document_is_in_the_workspace(tmp_path: Path, path: str) -> No
     answering = Answering(tmp_path)
     answering.environments.bus.sent.clear()
     calling = asyncio.create_task(answering.call("run_experiment", msgspec.json.encode({"path": path}).decode()))
-    async with asyncio.timeout(5):
-        while True:
-            records = await answering.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
-            events = [event for record in records for event in record.envelope.events]
-            if any(isinstance(event, ToolCallFailed) for event in events):
-                break
-            await asyncio.sleep(0.01)
+    assert isinstance(await until(answering.ended), ToolCallFailed)
     calling.cancel()
     assert answering.environments.bus.sent == []
 
@@ -281,7 +269,7 @@ async def test_a_fresh_system(tmp_path: Path) -> None:
     said = (REQUESTED, VALID, ExperimentCompleted(summary="held"))
     answering = Answering(tmp_path, *said, systems=systems.operations())
     await answering.call("run_experiment", '{"path": "x.yaml", "fresh": true}', check="test")
-    await eventually(lambda: sent(answering.environments, RecordCheck) != [])
+    await until(lambda: sent(answering.environments, RecordCheck))
     assert systems.done == ["down with data", "up", "down with data"]
     records = await answering.environments.memory.log.load(ENVIRONMENT.name, Environments.id)
     told = [type(event).__name__ for record in records for event in record.envelope.events]
@@ -299,7 +287,7 @@ async def test_a_system_that_does_not_come_up(
     systems = Systems(Done(cause=cause, detail="service api is unhealthy"))
     answering = Answering(tmp_path, systems=systems.operations())
     calling = asyncio.create_task(answering.call("run_experiment", '{"path": "x.yaml", "fresh": true}', check="test"))
-    await eventually(lambda: sent(answering.environments, RecordCheck) != [])
+    await until(lambda: sent(answering.environments, RecordCheck))
     calling.cancel()
     (found,) = sent(answering.environments, RecordCheck)
     assert isinstance(found, RecordCheck)
@@ -314,7 +302,7 @@ async def test_what_is_left_of_before_is_waited_for(tmp_path: Path) -> None:
     busy = ExperimentRefused(cause="busy", detail="kill_service is under way")
     answering = Answering(tmp_path, REQUESTED, busy)
     calling = asyncio.create_task(answering.call("run_experiment", '{"path": "x.yaml"}', check="test"))
-    await eventually(lambda: len(sent(answering.environments, RunExperiment)) == 2)
+    await until(lambda: len(sent(answering.environments, RunExperiment)) == 2)
     assert [item.entity_id for item in answering.environments.bus.sent][-1] == "c1-experiment-2"
     store = EntityStore(answering.environments.memory.log, EXPERIMENT, answering.environments.clock)
     for event in (REQUESTED, VALID, ExperimentCompleted(summary="held")):
