@@ -54,15 +54,17 @@ class SecondEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is None:
-            self.start()
-        for id in self.docker("ps", "--all", "--quiet").split():
-            self.docker("rm", "--force", id)
-        assert self._process is not None
-        self._process.terminate()
-        self._process.wait(20)
-        subprocess.run(["umount", self._folder / "data"], check=False, capture_output=True)
-        shutil.rmtree(self._folder)
+        try:
+            if self._process is None:
+                self.start()
+            for id in self.docker("ps", "--all", "--quiet").split():
+                self.docker("rm", "--force", id)
+        finally:
+            if self._process is not None:
+                self._process.terminate()
+                self._process.wait(20)
+            subprocess.run(["umount", self._folder / "data"], check=False, capture_output=True)
+            shutil.rmtree(self._folder)
 
     def start(self, *, live_restore: bool = False) -> None:
         """Return when it answers. Of containers that still run from before, it keeps all or ends all."""

@@ -83,7 +83,8 @@ def work_begins_from_that_of_dependencies(seen: Seen) -> Iterator[str]:
     for id, task in seen.tasks.items():
         assert task.submitted is not None
         depends_on = task.submitted.specification.depends_on
-        prepared = next((it for it in seen.events("environment", f"{id}-development") if _is_prepared(it)), None)
+        events = seen.events("environment", f"{id}-development")
+        prepared = next((event for event in events if isinstance(event, EnvironmentPrepared)), None)
         if prepared is None or task.submitted.forked_from is not None:
             continue
         files = seen.world.commits[prepared.commit]
@@ -93,7 +94,3 @@ def work_begins_from_that_of_dependencies(seen: Seen) -> Iterator[str]:
             lost = [name for name in work if name not in files or (len(depends_on) == 1 and files[name] != work[name])]
             if lost:
                 yield f"{id} begins without {', '.join(lost)} of {other}"
-
-
-def _is_prepared(event: object) -> bool:
-    return isinstance(event, EnvironmentPrepared)
