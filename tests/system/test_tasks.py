@@ -27,6 +27,7 @@ def test_a_question_is_asked_and_answered(stack: SystemStack, model: ModelServer
     stack.project("asks", repository(tmp_path / "repository"), test_command=TEST_COMMAND)
     task = stack.submit("asks", "Ask first", agent="anthropic")
     asked = stack.feed.until("QuestionAsked", task)
+    stack.get("/tasks", wait_for=asked.sequence)
     shown = stack.json("task", "show", task)
     assert shown["status"] == "needs_input"
     assert [item["question"] for item in shown["questions"]] == ["Which greeting?"]
@@ -84,6 +85,7 @@ def test_a_failed_task_is_retried(stack: SystemStack, tmp_path: Path) -> None:
     failed = stack.feed.ended(task, "TaskFailed")
     assert (failed.event["cause"], lines(ran)) == ("crashed", ["ran"] * 2)
     assert "exit code 3. not ready" in failed.event["detail"]
+    stack.get("/tasks", wait_for=failed.sequence)
     assert stack.json("task", "show", task)["status"] == "failed"
     ready.touch()
     stack.cairn("task", "retry", task)
@@ -196,7 +198,8 @@ def test_a_person_approves_a_stage(stack: SystemStack, model: ModelServer, tmp_p
     remote = repository(tmp_path / "repository")
     stack.json("project", "add", "reviewed", "--repo", str(remote), "--pipeline", str(pipeline))
     task = stack.submit("reviewed", "Have it reviewed", agent="anthropic")
-    stack.feed.until("ApprovalRequested", task)
+    asked = stack.feed.until("ApprovalRequested", task)
+    stack.get("/tasks", wait_for=asked.sequence)
     assert stack.json("task", "show", task)["status"] == "in_review"
     stack.cairn("task", "reject", task, "review", "--reason", "In English, please")
     stack.feed.until("ApprovalRequested", task, count=2)
