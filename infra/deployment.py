@@ -105,9 +105,7 @@ def revoke_worker(folder: Path, name: str) -> None:
     _write_users(folder, {other: user for other, user in users.items() if other != name})
 
 
-def write_worker(
-    folder: Path, compose_files: Sequence[Path], settings: str, seed: str, *, authority: str = ""
-) -> None:
+def write_worker(folder: Path, compose_files: Sequence[Path], settings: str, seed: str, *, authority: str = "") -> None:
     """What a worker's host needs, in a new folder; ``authority`` are the certificates (PEM) that it trusts NATS by.
     Raises ``OSError``."""
     hidden = folder / "secrets"

@@ -93,6 +93,7 @@ def run(name: str, start: Start) -> int:
 async def _serve(name: str, settings: Settings, start: Start, began: float) -> int:
     asked_to_stop = stop_signal()
     health = Health(name)
+    health.condition("started", False, "starting")  # Before anybody can ask.
     try:
         await health.serve(settings.telemetry)
         with run_file(settings.home_path / "run" / f"{name}.json", health.url):
@@ -113,7 +114,6 @@ async def _start_and_stop(
         if not await _done_before(stopping, connecting):
             return _failed("not started", connecting)
         runtime = Runtime(name, settings, connecting.result(), SystemClock(), health)
-        health.condition("started", False, "starting")
         starting = asyncio.ensure_future(start(runtime))
         if not await _done_before(stopping, starting):
             return _failed("not started", starting)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,7 +69,7 @@ def test_it_waits_for_nats(tmp_path: Path) -> None:
         process.until(lambda: process.get("/health")[0] == 200)
         process.until(lambda: bool(process.log_lines("waiting for NATS")))
         status, body = process.get("/ready")
-        assert (status, list(body["unmet"])) == (503, ["nats"])
+        assert (status, list(body["unmet"])) == (503, ["started", "nats"])
         for _ in range(2):
             server.start()
             process.until_ready()
@@ -91,6 +93,24 @@ def test_a_start_under_way_can_be_stopped(nats_url: str, tmp_path: Path) -> None
         process.until(lambda: process.get("/ready")[1].get("unmet") == {"started": "starting"})
         process.popen.send_signal(signal.SIGTERM)
         assert process.wait() == 0
+
+
+def test_it_is_not_ready_before_it_has_started(nats_url: str, tmp_path: Path) -> None:
+    """Not for a moment, however often it is asked meanwhile."""
+    with service(tmp_path, "never-starts", nats_url) as process:
+
+        def ask(_: int) -> set[int]:
+            deadline, statuses, unmet = time.monotonic() + 20, set[int](), None
+            while unmet != {"started": "starting"}:
+                assert time.monotonic() < deadline, unmet
+                status, body = process.get("/ready")
+                statuses.add(status)
+                unmet = body.get("unmet")
+            return statuses
+
+        with ThreadPoolExecutor(4) as pool:
+            found = set[int]().union(*pool.map(ask, range(4)))
+    assert found - {0} == {503}  # 0: nobody answers yet.
 
 
 def test_a_failure_at_start_is_one_line(nats_url: str, tmp_path: Path) -> None:
