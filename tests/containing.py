@@ -47,18 +47,27 @@ class Place:
         return image
 
     async def start(
-        self, id: str, call: str, command: str, *, shell: tuple[str, ...] = ("/bin/bash",), **limits: float
+        self,
+        id: str,
+        call: str,
+        command: str,
+        *,
+        shell: tuple[str, ...] = ("/bin/bash",),
+        services: tuple[str, ...] = (),
+        **limits: float,
     ) -> None:
         directory = self.workspaces.directory(id)
-        variables = process_environment(directory, {}, {}, inside=self.processes.inside(id))
+        variables = process_environment(directory, {}, {}, inside=self.processes.inside(id), services=services)
         await self.processes.ready(id)
         await self.processes.start(
             id, call, (*shell, "-c", command), env=variables, limits=Limits(seconds=limits.get("seconds", 60.0))
         )
 
-    async def run(self, id: str, command: str, *, shell: tuple[str, ...] = ("/bin/bash",)) -> tuple[Exit, str]:
+    async def run(
+        self, id: str, command: str, *, shell: tuple[str, ...] = ("/bin/bash",), services: tuple[str, ...] = ()
+    ) -> tuple[Exit, str]:
         call = f"call-{uuid.uuid4().hex}"
-        await self.start(id, call, command, shell=shell)
+        await self.start(id, call, command, shell=shell, services=services)
         ended = await self.processes.wait(id, call)
         assert ended is not None
         return ended, (await self.processes.output(id, call, NOTHING, limit_bytes=100_000)).decode()

@@ -433,7 +433,13 @@ class Executor:
             output_bytes=plumbing.output_limit_bytes,
         )
         directory, inside = self._seen(room)
-        env = tools.process_environment(directory, self._secrets(state, command), start.variables, inside=inside)
+        env = tools.process_environment(
+            directory,
+            self._secrets(state, command),
+            start.variables,
+            inside=inside,
+            services=(seen.service for seen in state.system.services) if state.system is not None else (),
+        )
         await plumbing.processes.start(room.id, process_id, start.argv, env=env, limits=limits)
 
     def _seen(self, room: Room) -> tuple[Path, Path]:

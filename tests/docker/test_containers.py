@@ -241,54 +241,77 @@ async def test_outward_through_the_allow_list(place: Place, source: Path, id: st
         served.close()
 
 
-async def test_services_by_their_names(place: Place, source: Path, id: str) -> None:
+ASK = "curl -s --retry 20 --retry-connrefused --retry-delay 0 http://api:8000/ | grep -c sources.list.d"
+
+
+class Api:
+    """A composed service of the environment ``id``."""
+
+    def __init__(self, place: Place, id: str) -> None:
+        self.systems = DockerCompose(place.home, marks=place.marks)
+        self._place = place
+        self._name = f"{id}-api"
+        self._marks = {
+            **self.systems.labels(),
+            labels.ENVIRONMENT: id,
+            labels.COMPOSE_PROJECT: self.systems.project(id),
+            labels.COMPOSE_SERVICE: "api",
+        }
+        place.sandboxes.started = self.systems.join
+
+    async def up(self) -> None:
+        argv = ["python3", "-m", "http.server", "8000", "--directory", "/etc/apt"]
+        configuration = {"Image": BASE_IMAGE, "Cmd": argv, "Labels": self._marks}
+        await self._place.engine.start(await self._place.engine.create(configuration, name=self._name))
+
+    async def remove(self) -> None:
+        await self._place.engine.remove(self._name)
+
+
+@pytest.fixture
+async def api(place: Place, id: str) -> AsyncIterator[Api]:
+    api = Api(place, id)
+    await api.up()
+    yield api
+    await api.remove()
+    await api.systems.down(id, volumes=True)
+    await api.systems.close()
+
+
+async def test_services_by_their_names(place: Place, source: Path, id: str, api: Api) -> None:
     """A container joins the services that its environment composes over a network that leads nowhere else, and joins
     them again when it is started anew, and when they were down; one that is to reach nothing does not."""
-    systems = DockerCompose(place.home, marks=place.marks)
-    marks = {
-        **systems.labels(),
-        labels.ENVIRONMENT: id,
-        labels.COMPOSE_PROJECT: systems.project(id),
-        labels.COMPOSE_SERVICE: "api",
-    }
-    served = ["python3", "-m", "http.server", "8000", "--directory", "/etc/apt"]
+    systems = api.systems
+    await place.prepare(id, source, Sandbox(network="services"))
+    assert await systems.join(id)
+    assert (await place.run(id, ASK))[1] == "1\n"
+    outside = await asyncio.start_server(_serve, "0.0.0.0", 0)
+    port = outside.sockets[0].getsockname()[1]
+    found = "ip route show default | cut -d ' ' -f 3"
+    _, printed = await place.run(id, f"curl -s -m 3 http://$({found}):{port}/; curl -s -m 3 http://1.1.1.1/; echo $?")
+    assert printed.splitlines()[-1] in ("7", "28")
+    assert "served" not in printed
+    outside.close()
+    await place.engine.kill(await place.container(id))
+    assert (await place.run(id, ASK))[1] == "1\n"
+    await place.prepare(f"{id}-none", source)
+    assert not await systems.join(f"{id}-none")
+    await systems.down(id, volumes=True)
+    assert await place.engine.networks({labels.ENVIRONMENT: id}) == []
+    assert (await place.run(id, "echo alone"))[1] == "alone\n"
+    await api.remove()
+    await api.up()
+    assert await systems.join(id)
+    assert (await place.run(id, ASK))[1] == "1\n"
 
-    async def up() -> str:
-        service = await place.engine.create({"Image": BASE_IMAGE, "Cmd": served, "Labels": marks}, name=f"{id}-api")
-        await place.engine.start(service)
-        return service
 
-    service = await up()
-    place.sandboxes.started = systems.join
-    ask = "curl -s --retry 20 --retry-connrefused --retry-delay 0 http://api:8000/ | grep -c sources.list.d"
-    try:
-        await place.prepare(id, source, Sandbox(network="services"))
-        assert await systems.join(id)
-        assert (await place.run(id, ask))[1] == "1\n"
-        outside = await asyncio.start_server(_serve, "0.0.0.0", 0)
-        port = outside.sockets[0].getsockname()[1]
-        found = "ip route show default | cut -d ' ' -f 3"
-        _, printed = await place.run(
-            id, f"curl -s -m 3 http://$({found}):{port}/; curl -s -m 3 http://1.1.1.1/; echo $?"
-        )
-        assert printed.splitlines()[-1] in ("7", "28")
-        assert "served" not in printed
-        outside.close()
-        await place.engine.kill(await place.container(id))
-        assert (await place.run(id, ask))[1] == "1\n"
-        await place.prepare(f"{id}-none", source)
-        assert not await systems.join(f"{id}-none")
-        await systems.down(id, volumes=True)
-        assert await place.engine.networks({labels.ENVIRONMENT: id}) == []
-        assert (await place.run(id, "echo alone"))[1] == "alone\n"
-        await place.engine.remove(service)
-        service = await up()
-        assert await systems.join(id)
-        assert (await place.run(id, ask))[1] == "1\n"
-    finally:
-        await place.engine.remove(service)
-        await systems.down(id, volumes=True)
-        await systems.close()
+async def test_services_beside_the_proxy(place: Place, source: Path, id: str, api: Api) -> None:
+    """Where the proxy leads outward, programs that use it reach composed services without it."""
+    await place.prepare(id, source, Sandbox())
+    assert await api.systems.join(id)
+    assert (await place.run(id, ASK, services=("api",)))[1] == "1\n"
+    _, printed = await place.run(id, "curl -s http://api:8000/")
+    assert "api has no address" in printed
 
 
 async def test_closed(place: Place, source: Path, id: str) -> None:

@@ -120,6 +120,7 @@ class MemoryProcesses:
 
     def __init__(self) -> None:
         self.started: list[str] = []
+        self.env: dict[str, Mapping[str, str]] = {}
         self.interrupted: list[str] = []
         self.running: dict[str, asyncio.Future[Exit | None]] = {}
         self.ended: dict[str, Exit] = {}
@@ -134,6 +135,7 @@ class MemoryProcesses:
     ) -> None:
         if call_id not in self.started:
             self.started.append(call_id)
+            self.env[call_id] = env
             self.running[call_id] = asyncio.get_running_loop().create_future()
 
     async def wait(self, environment_id: str, call_id: str, on_output: OnOutput | None = None) -> Exit | None:

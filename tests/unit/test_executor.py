@@ -10,6 +10,7 @@ import pytest
 from events.content import Inline
 from events.environment import ExecuteTool, InterruptCall, OrphanRemoved, ToolCallStarted, ToolCallUncertain
 from events.errors import Transient
+from events.systems import ServiceState, SystemStarted
 from events.task import RecordCheck
 from events.tools import Noop
 from infra.entities import Cause
@@ -59,6 +60,19 @@ async def test_call_is_started_in_the_log_and_names_its_checkpoint(environments:
     assert await environments.events() == ["ToolCallStarted c1", "ToolCallCompleted c1"]
     state, _ = await environments.plumbing.environments.load(environments.id)
     assert (state.checkpoint, state.tree) == ("c2", "tree of c2")
+
+
+async def test_process_knows_the_services_that_are_composed(environments: Environments) -> None:
+    """By their names, each once; where nothing is composed there are none."""
+    services = tuple(ServiceState(service=name, container=name, status="running") for name in ("web", "api", "web"))
+    up = SystemStarted(call_id="up", compose_file="compose.yaml", project="p", services=services)
+    for number, id in enumerate(("c1", "c2"), 1):
+        working = begin(environments, call(id))
+        await until(lambda number=number: len(environments.processes.started) == number)  # type: ignore[misc]
+        environments.processes.end(id)
+        await working
+        await environments.executor.append(environments.id, Cause(id=f"after {id}"), lambda state: (up,))
+    assert [environments.processes.env[id]["CAIRN_SERVICES"] for id in ("c1", "c2")] == ["", "api,web"]
 
 
 async def test_call_without_effects_costs_one_decision(environments: Environments) -> None:

@@ -45,6 +45,7 @@ from infra.docker.address import may_answer
 from infra.settings import Worker
 from services.environment_manager import shim
 from services.environment_manager.adapters import images, runtime
+from services.environment_manager.tools.variables import SERVICES
 
 if TYPE_CHECKING:
     from infra.docker.engine import Engine
@@ -61,10 +62,6 @@ WARM_SECONDS = 1800
 TEMPORARY_BYTES = 1_073_741_824
 OPEN_FILES = 16_384
 PROXY = f"http://127.0.0.1:{shim.RELAY_PORT}"
-PROXY_VARIABLES = {
-    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), PROXY),
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"),
-}
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -226,7 +223,7 @@ class ContainerSandboxes:
     def variables(self, environment_id: str, own: Mapping[str, str]) -> dict[str, str]:
         """The variables of a process: ``own`` without those of this host; the image's are below them."""
         kind = self.kind(environment_id)
-        outward = PROXY_VARIABLES if kind is not None and kind.network == "outward" else {}
+        outward = _proxy_variables(own) if kind is not None and kind.network == "outward" else {}
         given = {name: value for name, value in own.items() if name not in HOST_VARIABLES}
         return {**outward, **given, shim.ENVIRONMENT_VARIABLE: environment_id}
 
@@ -435,3 +432,12 @@ def _environment() -> dict[str, str]:
     """For a process of Cairn's own code, without a secret of this one's."""
     root = str(Path(shim.__file__).parents[3])
     return {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": root}
+
+
+def _proxy_variables(own: Mapping[str, str]) -> dict[str, str]:
+    """What programs find the proxy by. Composed services are not reached through it, but by their names."""
+    direct = ",".join(filter(None, ("localhost", "127.0.0.1", own.get(SERVICES, ""))))
+    return {
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), PROXY),
+        **dict.fromkeys(("no_proxy", "NO_PROXY"), direct),
+    }
