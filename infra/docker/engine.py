@@ -25,7 +25,7 @@ Json = dict[str, Any]
 ARCHIVE = "application/x-tar"
 
 ANSWER_SECONDS = 30.0
-STOP_GRACE_SECONDS = 10
+RESTART_SECONDS = 300.0
 
 
 class NotThere(Permanent):
@@ -147,14 +147,14 @@ class Engine:
         """One that runs already stays as it is."""
         await self.request("POST", f"containers/{container}/start")
 
-    async def stop(self, container: str, *, grace_seconds: int = STOP_GRACE_SECONDS) -> None:
+    async def stop(self, container: str, *, grace_seconds: int) -> None:
         """SIGTERM, then after the grace SIGKILL. One that stands still already stays so."""
         seconds = grace_seconds + ANSWER_SECONDS
         await self.request("POST", f"containers/{container}/stop", params={"t": grace_seconds}, seconds=seconds)
 
-    async def restart(self, container: str, *, grace_seconds: int = STOP_GRACE_SECONDS) -> None:
-        seconds = grace_seconds + ANSWER_SECONDS
-        await self.request("POST", f"containers/{container}/restart", params={"t": grace_seconds}, seconds=seconds)
+    async def restart(self, container: str) -> None:
+        """It is given the time to end that it was made with (``StopTimeout``), as far as we wait."""
+        await self.request("POST", f"containers/{container}/restart", seconds=RESTART_SECONDS)
 
     async def kill(self, container: str, *, signal: str = "SIGKILL") -> None:
         """Raises ``Conflicts`` where it does not run."""

@@ -71,6 +71,19 @@ def service(*lines: str, name: str = "web") -> str:
     return "\n".join(["services:", f"  {name}:", f"    image: {BASE_IMAGE}", *(f"    {line}" for line in lines), ""])
 
 
+async def test_a_service_has_the_time_to_end_that_its_file_gives_it(environment: Composing) -> None:
+    """Not the engine's ten seconds, where it says otherwise: when it is restarted, and when the system goes down."""
+    loop = asyncio.get_running_loop()
+    environment.write("compose.yaml", service("command: sleep 600", "stop_grace_period: 1s"))
+    ended, text = await environment.call("compose_up")
+    assert isinstance(ended, ToolCallCompleted), text
+    for tool, arguments in (("restart_service", {"service": "web"}), ("compose_down", {})):
+        began = loop.time()
+        ended, text = await environment.call(tool, **arguments)
+        assert isinstance(ended, ToolCallCompleted), text
+        assert loop.time() - began < 10, tool
+
+
 FAILING = {
     "exits": (
         service('command: ["sh", "-c", "echo no database here; exit 3"]'),

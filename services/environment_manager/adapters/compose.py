@@ -39,7 +39,6 @@ Say = Callable[[str], Awaitable[None]]
 
 CONFIG_SECONDS = 60.0
 DOWN_SECONDS = 300.0
-DOWN_GRACE_SECONDS = 10
 LOCK_SECONDS = 30.0
 END_SECONDS = 5.0
 TAIL_BYTES = 65_536
@@ -154,7 +153,7 @@ class DockerCompose:
         project = self.project(environment_id)
         await self._leave(environment_id)
         arguments = ["-p", project, "--ansi", "never", "--progress", "plain", "down", "--remove-orphans"]
-        arguments += ["-t", str(DOWN_GRACE_SECONDS), *(("-v",) if volumes else ())]
+        arguments += ("-v",) if volumes else ()
         self._home.mkdir(parents=True, exist_ok=True)
         code, output, _ = await self._run(
             project, arguments, self._client(), DOWN_SECONDS, say=say or _unheard, directory=self._home
