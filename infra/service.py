@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -117,6 +118,8 @@ async def _start_and_stop(
         starting = asyncio.ensure_future(start(runtime))
         if not await _done_before(stopping, starting):
             return _failed("not started", starting)
+        # What start-up made stays: nothing of it is looked at again by the garbage collector.
+        gc.freeze()
         health.condition("started", True)
         log.info("ready", health=health.url, seconds=round(time.monotonic() - began, 3))
         broken = asyncio.create_task(runtime._failures.get())
