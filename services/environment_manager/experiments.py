@@ -147,18 +147,19 @@ class Experiments:
                 await self._send(asked, id, document, dry_run=dry_run)
             sequence = 0
             while True:
-                for record in sorted(waiting, key=lambda record: record.sequence):
+                changed.clear()
+                # What comes while these are told is for the next round.
+                records = sorted(waiting, key=lambda record: record.sequence)
+                waiting.clear()
+                for record in records:
                     if record.sequence > sequence:
                         sequence = record.sequence
                         before, state = state.status, EXPERIMENT.fold_onto(state, record.envelope.events)
                         if state.status != before:
                             await asked.say(f"experiment {id}: {state.status}\n")
-                waiting.clear()
                 if settled(state):
                     return state
-                changed.clear()
-                if not waiting:
-                    await changed.wait()
+                await changed.wait()
         finally:
             await following.close()
 

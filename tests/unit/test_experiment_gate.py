@@ -205,6 +205,29 @@ async def test_a_fault_tool_answers_when_it_holds(tmp_path: Path) -> None:
     assert "wait" not in asked.command.document
 
 
+async def test_nothing_is_missed_while_something_is_told(tmp_path: Path) -> None:
+    """The verdict comes while the call's output is taking what came before it."""
+    environments = await Environments(tmp_path).stand()
+    log = environments.memory.log
+    store = EntityStore(log, EXPERIMENT, environments.clock)
+    for event in (REQUESTED, VALID):
+        await store.decide("c1-experiment", Cause(id=kinds((event,))[0]), partial(_say, event))
+
+    async def say(text: str) -> None:
+        aborted = ExperimentAborted(cause="not-injected", summary="worker-1 does not run")
+        await store.decide("c1-experiment", Cause(id="aborted"), partial(_say, aborted))
+        await asyncio.sleep(0.05)
+
+    arguments = msgspec.convert({"service": "worker", "duration_seconds": 30}, tools.FAULT_TOOLS["kill_service"])
+    state, _ = await environments.plumbing.environments.load(Environments.id)
+    command = ExecuteTool(call_id="c1", run_id="r1", task_id="", tool="kill_service", arguments=Inline("{}"))
+    asked = Asked(environment=state, command=command, arguments=arguments, directory=tmp_path, variables={}, say=say)
+    experiments = Experiments(log, environments.plumbing.sender, host="here", systems={})
+    async with asyncio.timeout(5):
+        done = await experiments.operations()[type(arguments)](asked)
+    assert done.cause == "experiment-not-injected"
+
+
 @pytest.mark.parametrize(
     ("said", "passed", "detail"),
     [
