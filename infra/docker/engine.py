@@ -164,7 +164,12 @@ class Engine:
         await self.request("POST", f"containers/{container}/pause")
 
     async def unpause(self, container: str) -> None:
-        await self.request("POST", f"containers/{container}/unpause")
+        """One that is not paused stays as it is."""
+        try:
+            await self.request("POST", f"containers/{container}/unpause")
+        except (Conflicts, Transient):  # That is a failure of its own to the engine.
+            if (await self.inspect(container))["State"]["Paused"]:
+                raise
 
     async def update(self, container: str, limits: Json) -> None:
         """Change limits of a container: fields of the engine's ``Resources`` document."""

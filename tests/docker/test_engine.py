@@ -77,6 +77,20 @@ async def test_paused_killed_and_started_again(engine: Engine, container: str) -
     assert (await engine.inspect(container))["State"]["Running"]
 
 
+async def test_what_is_not_paused_stays_as_it_is(engine: Engine, container: str) -> None:
+    """Whoever thaws it may not be the first to do so, and it may have ended meanwhile."""
+    await engine.pause(container)
+    for _ in range(2):
+        await engine.unpause(container)
+        assert (await engine.inspect(container))["State"]["Status"] == "running"
+    await engine.kill(container)
+    await engine.wait(container, seconds=10)
+    await engine.unpause(container)
+    assert (await engine.inspect(container))["State"]["Status"] == "exited"
+    with pytest.raises(NotThere):
+        await engine.unpause("nobody")
+
+
 async def test_events_follow(engine: Engine, container: str) -> None:
     """Whoever listens hears that a container was killed, also what happened just before."""
     began = time.time()

@@ -22,8 +22,7 @@ class PauseService(Marked):
 
     async def end(self, ground: Ground, hit: Json, before: Json) -> str:
         if hit["State"]["Paused"]:
-            with contextlib.suppress(Conflicts):  # Somebody else was faster.
-                await ground.engine.unpause(hit["Id"])
+            await ground.engine.unpause(hit["Id"])
             hit = await inspect(ground.engine, hit["Id"]) or {"State": {"Paused": False}}
         return "it is still paused" if hit["State"]["Paused"] else ""
 
