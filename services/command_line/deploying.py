@@ -15,7 +15,7 @@ commands = typer.Typer(no_args_is_help=True, help="Settings, secrets and workers
 
 Folder = Annotated[Path, typer.Option(help="Where settings and secrets of the deployment lie.", show_default=True)]
 DEPLOY = Path("deploy")
-NATS_ADDRESSES = re.compile(r'(nats|tls)://[^\s,"]+(,(nats|tls)://[^\s,"]+)*')
+NATS_ADDRESSES = re.compile(r'(nats|tls)://[^\s,"\\]+(,(nats|tls)://[^\s,"\\]+)*')
 RELOAD = "Let NATS read its users again: docker compose kill -s HUP nats"
 
 WORKER_SETTINGS = """\

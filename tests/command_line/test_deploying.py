@@ -120,6 +120,7 @@ def test_a_worker_that_cannot_be(here: Path, arguments: list[str], said: str) ->
     [
         (["--nats", "nats.example.org"], "no address of NATS"),
         (["--nats", 'nats://n"\n[worker]'], "no address of NATS"),
+        (["--nats", r"nats://n\x"], "no address of NATS"),
         (["--nats", "tls://n:4222", "--nats-ca", "deploy/worker/docker-compose.yml"], "holds no certificates"),
         (["--nats", "tls://n:4222", "--nats-ca", "binary"], "holds no certificates"),
         (["--nats", "tls://n:4222", "--nats-ca", "nowhere"], "does not exist"),

@@ -303,8 +303,7 @@ class DockerCompose:
                 alias = service["Labels"][labels.COMPOSE_SERVICE]
                 await _connect(engine, inner["Id"], service["Id"], "connect", alias=alias)
         if sandbox["Id"] not in joined:
-            if "none" in sandbox["NetworkSettings"]["Networks"]:  # As it was made; one that has left a system has none.
-                await _connect(engine, "none", sandbox["Id"], "disconnect")
+            await _connect(engine, "none", sandbox["Id"], "disconnect")  # As it was made.
             await _connect(engine, inner["Id"], sandbox["Id"], "connect")
         return True
 
@@ -475,7 +474,12 @@ async def _connect(engine: Engine, network: str, container: str, what: str, *, a
     if alias:
         body["EndpointConfig"] = {"Aliases": [alias]}
     with contextlib.suppress(NotThere, Conflicts):
-        await engine.request("POST", f"networks/{network}/{what}", body=body)
+        try:
+            await engine.request("POST", f"networks/{network}/{what}", body=body)
+        except Transient:  # What is not connected is a failure of its own to the engine.
+            networks = (await engine.inspect(container))["NetworkSettings"]["Networks"]
+            if what == "connect" or any(network in (name, of["NetworkID"]) for name, of in networks.items()):
+                raise
 
 
 async def _volumes(engine: Engine, wanted: Mapping[str, str]) -> list[Json]:
