@@ -155,29 +155,23 @@ async def test_a_successor_gives_back_what_a_dead_process_held(plumbing: Plumbin
 async def test_no_more_are_taken_than_fit(plumbing: Plumbing) -> None:
     """The rest waits until something is settled."""
     taken: list[Delivered] = []
-    open_count = 0
-
-    def take(delivered: Delivered) -> None:
-        nonlocal open_count
-        open_count += 1
-        taken.append(delivered)
-
+    settled: list[Delivered] = []
     following = await plumbing.source.subscribe(
         f"{plumbing.tenant}-taker",
         subjects.COMMANDS,
         plumbing.filters,
-        take,
+        taken.append,
         lease_seconds=5,
-        capacity=lambda: 2 - open_count,
+        capacity=lambda: 2 - len(taken) + len(settled),
     )
     await plumbing.send("c1", "c2", "c3", "c4", "c5")
     await until(lambda: len(taken) == 2)
     await asyncio.sleep(0.1)
     assert len(taken) == 2
-    for number in range(5):
-        await until(lambda number=number: len(taken) > number, seconds=4)  # type: ignore[misc]
-        await taken[number].ack()
-        open_count -= 1
+    while len(settled) < 5:
+        await until(lambda: len(taken) > len(settled), seconds=4)
+        await taken[len(settled)].ack()
+        settled.append(taken[len(settled)])
     assert ids(taken) == ["c1", "c2", "c3", "c4", "c5"]
     await following.close()
 

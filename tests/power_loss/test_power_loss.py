@@ -63,7 +63,7 @@ async def write(jetstream: JetStream, writer: int, acknowledged: dict[int, str])
 
 
 async def until_the_power_goes(machine: Machine, acknowledged: dict[int, str]) -> None:
-    """Append from many writers, cut the power in the middle of it when each has done some, and bring the machine up
+    """Append from many writers, cut the power in the middle when enough is acknowledged, and bring the machine up
     again."""
     jetstream = await connect(machine)
     writers = [asyncio.create_task(write(jetstream, writer, acknowledged)) for writer in range(WRITERS)]

@@ -93,7 +93,4 @@ def test_in_a_fault(stack: SystemStack, second: SecondEngine) -> None:
     stack.feed.until("FaultUndone", id)
     assert second.docker("inspect", "--format={{.State.Status}}", api) == "running"
     stack.feed.until("ExperimentCompleted", id)
-    try:
-        wait_until(lambda: second.docker("ps", "--all", "--quiet", "--no-trunc") == api, "no record of it is left")
-    finally:
-        print(second.docker("ps", "--all", "--format={{.Names}}: {{.Status}}"))
+    wait_until(lambda: second.docker("ps", "--all", "--quiet", "--no-trunc") == api, "no record of it is left")

@@ -66,13 +66,17 @@ async def test_process_knows_the_services_that_are_composed(environments: Enviro
     """By their names, each once; where nothing is composed there are none."""
     services = tuple(ServiceState(service=name, container=name, status="running") for name in ("web", "api", "web"))
     up = SystemStarted(call_id="up", compose_file="compose.yaml", project="p", services=services)
-    for number, id in enumerate(("c1", "c2"), 1):
+
+    async def known(id: str) -> str:
         working = begin(environments, call(id))
-        await until(lambda number=number: len(environments.processes.started) == number)  # type: ignore[misc]
+        await until(lambda: id in environments.processes.started)
         environments.processes.end(id)
         await working
-        await environments.executor.append(environments.id, Cause(id=f"after {id}"), lambda state: (up,))
-    assert [environments.processes.env[id]["CAIRN_SERVICES"] for id in ("c1", "c2")] == ["", "api,web"]
+        return environments.processes.env[id]["CAIRN_SERVICES"]
+
+    assert await known("c1") == ""
+    await environments.executor.append(environments.id, Cause(id="up"), lambda state: (up,))
+    assert await known("c2") == "api,web"
 
 
 async def test_call_without_effects_costs_one_decision(environments: Environments) -> None:

@@ -110,12 +110,16 @@ async def test_policy_chooses_at_once(runs: Runs) -> None:
 async def test_runner_that_dies_while_a_person_thinks_leaves_the_question_open(runs: Runs) -> None:
     """The next one asks nothing new, and carries out what was chosen meanwhile; dying so does not count as crashing."""
     runs.bus.found = (CHANGED,)
-    for _ in range(7):
+
+    async def die_asking() -> None:
         driving = await runs.drive()
         asked = len(runs.bus.sent(ReportDivergence))
-        await until(lambda asked=asked: len(runs.bus.sent(ReportDivergence)) > asked)  # type: ignore[misc]
+        await until(lambda: len(runs.bus.sent(ReportDivergence)) > asked)
         driving.cancel()
         await asyncio.wait([driving])
+
+    for _ in range(7):
+        await die_asking()
     await choose(runs, "accept")
     runs.model.say(SUBMIT)
     await (await runs.drive())

@@ -45,12 +45,16 @@ def test_session_outside_of_the_environment_is_refused(tmp_path: Path) -> None:
 async def environments(tmp_path: Path) -> Environments:
     """Two calls of a program have ended, each with a session of its own."""
     environments = await Environments(tmp_path).stand()
+
+    async def run(id: str) -> None:
+        working = begin(environments, call(id, session_file=FILE))
+        await until(lambda: id in environments.processes.started)
+        environments.processes.end(id)
+        await working
+
     for number in (1, 2):
         write(environments, f"after {number}")
-        working = begin(environments, call(f"c{number}", session_file=FILE))
-        await until(lambda number=number: f"c{number}" in environments.processes.started)  # type: ignore[misc]
-        environments.processes.end(f"c{number}")
-        await working
+        await run(f"c{number}")
     return environments
 
 
