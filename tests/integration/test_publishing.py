@@ -94,6 +94,18 @@ async def test_publish_replaces_only_its_own(workspaces: GitWorkspaces, remote: 
     assert git(remote, "rev-parse", BRANCH) == theirs
 
 
+async def test_publish_to_a_branch_that_is_locked(workspaces: GitWorkspaces, remote: Path) -> None:
+    """Another git may be at it, or have died there: that is said, with what to remove, and tried again later."""
+    await published(workspaces, remote, {"new.txt": "a"})
+    lock = remote / "refs" / "heads" / f"{BRANCH}.lock"
+    lock.touch()
+    with pytest.raises(Transient, match=rf"remove .*{BRANCH}\.lock"):
+        await published(workspaces, remote, {"new.txt": "b"})
+    lock.unlink()
+    revised = await published(workspaces, remote, {"new.txt": "b"})
+    assert git(remote, "rev-parse", BRANCH) == revised.commit
+
+
 async def test_nothing_to_publish(workspaces: GitWorkspaces, remote: Path) -> None:
     """A workspace that is as its base is not pushed, even where something was changed and changed back."""
     first = await workspaces.prepare(ENVIRONMENT, str(remote), base_branch="", bases=())

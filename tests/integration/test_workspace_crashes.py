@@ -59,6 +59,8 @@ async def test_killed_at_any_instant(tmp_path: Path, with_git: bool) -> None:
         write(made.workspace, {"after.txt": str(round)})
         checkpoint = await workspaces.checkpoint("shop-1", "after")
         await workspaces.restore("shop-1", made.commit)
+        # Where the remote's own git was killed too, whoever it belongs to removes this.
+        (source / ".git" / "refs" / "heads" / "cairn" / "shop-1.lock").unlink(missing_ok=True)
         await workspaces.publish(str(source), checkpoint.commit, branch="cairn/shop-1", message="m")
 
         assert set(files_in(made.workspace)) == {"README.md", "app.py", "main.txt", "topic.txt"}

@@ -70,6 +70,10 @@ class BranchMoved(Exception):
     """The remote's branch is no longer where we saw it."""
 
 
+class BranchLocked(BranchMoved):
+    """Another git writes the remote's branch at this moment, or has died there while it did."""
+
+
 def remote_of(url: str, credentials: Credentials | None = None) -> Remote:
     """The remote that a project's ``repository_url`` names. Raises ``Permanent`` where it cannot name one."""
     if not url or url.startswith("-") or "\n" in url or "\0" in url:
@@ -162,6 +166,8 @@ async def push(
         if not rejected:
             raise refusal(error, f"{branch} cannot be pushed to {remote.url}") from error
         reason = rejected[0].split("\t")[-1]
+        if error.lock_file is not None:
+            raise BranchLocked(error.lock_file) from error
         if _MOVED.search(reason):
             raise BranchMoved(reason) from error
         raise _refused(error, remote, branch, reason) from error

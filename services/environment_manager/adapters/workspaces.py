@@ -29,7 +29,15 @@ from events.errors import Permanent, Transient
 from services.environment_manager.adapters.checkpoints import run, show, snapshot
 from services.environment_manager.adapters.git import DISK_DELAY_SECONDS, Git, Place
 from services.environment_manager.adapters.locks import Locks
-from services.environment_manager.adapters.remotes import BranchMoved, Credentials, Offer, offer, push, remote_of
+from services.environment_manager.adapters.remotes import (
+    BranchLocked,
+    BranchMoved,
+    Credentials,
+    Offer,
+    offer,
+    push,
+    remote_of,
+)
 from services.environment_manager.adapters.repositories import Commit, Repository, forget, kept_in
 from services.environment_manager.adapters.working_trees import (
     Origin,
@@ -393,6 +401,12 @@ class GitWorkspaces:
             raise Permanent(foreign, slug="push-refused")
         try:
             await push(self._git, repository.remote, repository.mirror, commit, branch, replacing=current)
+        except BranchLocked as error:
+            url = repository.remote.url
+            message = (
+                f"{branch} of {url} is being written by another git; if by none that lives, remove {error}"
+            )
+            raise Transient(message, delay_seconds=1.0) from error
         except BranchMoved as error:
             raise Permanent(foreign, slug="push-refused") from error
 
