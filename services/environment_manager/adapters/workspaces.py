@@ -403,9 +403,7 @@ class GitWorkspaces:
             await push(self._git, repository.remote, repository.mirror, commit, branch, replacing=current)
         except BranchLocked as error:
             url = repository.remote.url
-            message = (
-                f"{branch} of {url} is being written by another git; if by none that lives, remove {error}"
-            )
+            message = f"{branch} of {url} is being written by another git; if by none that lives, remove {error}"
             raise Transient(message, delay_seconds=1.0) from error
         except BranchMoved as error:
             raise Permanent(foreign, slug="push-refused") from error
