@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from services.environment_manager.adapters.checkpoints import add_one_by_one, snapshot
+from services.environment_manager.adapters.git import Git, Place
 from services.environment_manager.adapters.workspaces import GitWorkspaces
 from tests.integration.git_examples import commit, files_in, git, prepared, refused, repository, write
 
@@ -153,8 +155,10 @@ async def test_what_may_not_be_read_is_named(workspaces: GitWorkspaces, source: 
 
 
 async def test_files_that_come_and_go_do_not_hinder(workspaces: GitWorkspaces, source: Path) -> None:
-    """A process that makes and removes files all the while does not make checkpoints fail."""
+    """A process that makes and removes files all the while does not make checkpoints fail. There are many other files,
+    so that git is still reading folders when a file is gone again that it has seen."""
     one = await prepared(workspaces, source)
+    write(one.workspace, {f"many/{n % 200}/{n}.txt": "x" for n in range(4000)})
     script = "while :; do for n in 1 2 3 4 5 6 7 8 9; do echo $n > t$n; done; rm -f t*; done"
     busy = await asyncio.create_subprocess_exec("sh", "-c", script, cwd=one.workspace)
     try:
@@ -165,6 +169,39 @@ async def test_files_that_come_and_go_do_not_hinder(workspaces: GitWorkspaces, s
     finally:
         busy.kill()
         await busy.wait()
+
+
+async def test_file_by_file_records_what_git_records(source: Path, tmp_path: Path) -> None:
+    """Whatever became of files, folders, links and repositories inside: looked at one by one, the same is recorded."""
+    program, one = Git(), tmp_path / "one"
+    git(tmp_path, "init", "--quiet", "--bare", "mirror.git")
+    quick, slow = (Place(git_dir=tmp_path / "mirror.git", work_tree=one, index=tmp_path / f"{n}.index") for n in "ab")
+
+    async def recorded() -> tuple[str, str]:
+        with (tmp_path / "lock").open("w") as lock:
+            tree = await snapshot(program, quick, lock.fileno())
+            await add_one_by_one(program, slow, lock.fileno())
+        return tree, (await program.run("write-tree", place=slow)).text
+
+    write(one, {"file": "1", "gone": "1", "folder/a": "1", "folder/b": "1", "linked/inside": "1", "run.sh": "1"})
+    write(one, {"a b\n": "1", ".gitignore": "*.log\n", "ignored.log": "1"})
+    before = await recorded()
+    for name in ("gone", "file"):
+        (one / name).unlink()
+    shutil.rmtree(one / "folder")
+    (one / "linked").rename(one / "elsewhere")
+    (one / "linked").symlink_to("elsewhere")
+    (one / "run.sh").chmod(0o755)
+    not_text = os.fsdecode(b"not-\xff-text")
+    write(one, {"file/now": "a folder", "folder": "a file", "new/deep/er": "2", not_text: "2"})
+    for name in ("inner", f"in {not_text}"):
+        repository(one / name)
+    git(one, "init", "--quiet", "empty")
+    after = await recorded()
+
+    assert before[0] == before[1]
+    assert after[0] == after[1] != before[0]
+    assert "160000 commit" not in git(tmp_path / "mirror.git", "ls-tree", "-r", after[0])
 
 
 async def test_a_workspace_that_is_gone(workspaces: GitWorkspaces, source: Path) -> None:

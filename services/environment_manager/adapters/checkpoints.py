@@ -12,13 +12,15 @@ Limits: ignored files, empty directories, sockets, owners and times are not reco
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 
 from events.errors import Permanent, Transient
 from services.environment_manager.adapters.git import Answer, Git, GitFailed, Place, refusal
 
 ATTEMPTS = 16
-HONEST_ATTEMPTS = 4
+QUICK_ATTEMPTS = 4
 BUSY_DELAY_SECONDS = 0.2
 
 _EMBEDDED = re.compile(
@@ -26,7 +28,6 @@ _EMBEDDED = re.compile(
     re.MULTILINE,
 )
 _BUSY = re.compile(r"No such file or directory|unable to stat|short read|file changed before|unable to index file")
-_PASSED_OVER = re.compile(r"error: unable to index file ")
 _UNREADABLE = re.compile(
     r"open\(\"(.+?)\"\): Permission denied|could not open directory '(.+?)': Permission denied|"
     r"error: (.+?): can only add regular files"
@@ -42,22 +43,22 @@ async def snapshot(git: Git, place: Place, lock: int) -> str:
     """
     failure: GitFailed | None = None
     for attempt in range(ATTEMPTS):
-        # Files that vanish while git looks are passed over only after a few honest attempts.
-        options = ("--ignore-errors",) if attempt >= HONEST_ATTEMPTS else ()
         try:
-            answer = await git.run("add", "--all", *options, place=place, keep_open=(lock,))
+            if attempt < QUICK_ATTEMPTS:
+                said = (await git.run("add", "--all", place=place, keep_open=(lock,))).stderr
+            else:
+                said = await add_one_by_one(git, place, lock)
+            failure = None
         except GitFailed as error:
             failure, said = error, error.stderr
-        else:
-            failure, said = None, answer.stderr
         embedded = [match[1] or match[2] for match in _EMBEDDED.finditer(said)]
         if match := _UNREADABLE.search(said):  # of a folder, git only warns
-            name = match[1] or match[2] or match[3]
+            name = os.fsencode(match[1] or match[2] or match[3]).decode(errors="replace")
             message = f"{name} in the workspace cannot be read: make it readable, or remove or ignore it"
             raise Permanent(message, slug="workspace-unreadable") from failure
         if embedded:
             await _open_up(git, place, lock, embedded)
-        elif failure is None or (failure.code == 1 and _only_vanished(said)):
+        elif failure is None:
             return (await run(git, place, lock, "write-tree")).text
         elif not _removed_lock(failure, place):
             _give_up(failure, place)
@@ -65,10 +66,25 @@ async def snapshot(git: Git, place: Place, lock: int) -> str:
     raise Transient(message, delay_seconds=BUSY_DELAY_SECONDS) from failure
 
 
-def _only_vanished(said: str) -> bool:
-    """Whether all that ``git add --ignore-errors`` passed over were files that are gone."""
-    errors = [line for line in said.splitlines() if line.startswith("error: ") and not _PASSED_OVER.match(line)]
-    return bool(errors) and all(line.endswith(": No such file or directory") for line in errors)
+async def add_one_by_one(git: Git, place: Place, lock: int) -> str:
+    """As ``git add --all``, where files come and go: that command dies of a file that is gone when it has read all
+    folders and comes to it, however many are left. Here each is looked at in the moment in which it is recorded, and
+    passed over if it is gone. Returns what git warned of, raises ``GitFailed``."""
+
+    async def asked(*arguments: str, names: Iterable[bytes] = ()) -> Answer:
+        return await git.run(*arguments, place=place, stdin=b"".join(name + b"\0" for name in names), keep_open=(lock,))
+
+    listed = await asked("ls-files", "--others", "--exclude-standard", "-z")
+    others = listed.stdout.split(b"\0")[:-1]
+    if folders := [os.fsdecode(name) for name in others if name.endswith(b"/")]:  # repositories of their own
+        await _open_up(git, place, lock, folders)
+        others = (await asked("ls-files", "--others", "--exclude-standard", "-z")).stdout.split(b"\0")[:-1]
+    fields = (await asked("diff-files", "--name-status", "--no-renames", "-z")).stdout.split(b"\0")[:-1]
+    changed = list(zip(fields[::2], fields[1::2], strict=True))
+    await asked("update-index", "-z", "--force-remove", "--stdin", names=[name for how, name in changed if how == b"D"])
+    there = [name for how, name in changed if how != b"D"] + others
+    await asked("update-index", "-z", "--add", "--remove", "--replace", "--stdin", names=there)
+    return listed.stderr
 
 
 def _give_up(failure: GitFailed, place: Place) -> None:
@@ -106,7 +122,7 @@ async def _open_up(git: Git, place: Place, lock: int, folders: list[str]) -> Non
         name = folder.rstrip("/")
         entries += [f"0 {'0' * len(empty)}\t{name}", f"100644 {empty}\t{name}/{_SEED}"]
     lines = "".join(f"{entry}\0" for entry in entries)
-    await run(git, place, lock, "update-index", "-z", "--index-info", stdin=lines.encode())
+    await run(git, place, lock, "update-index", "-z", "--index-info", stdin=os.fsencode(lines))
 
 
 def _removed_lock(error: GitFailed, place: Place) -> bool:

@@ -79,7 +79,8 @@ class GitFailed(CairnError):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """``truncated`` says that git had more to print than the limit; it was ended then and ``code`` is 0."""
+    """``truncated`` says that git had more to print than the limit; it was ended then and ``code`` is 0. Names in
+    ``stderr`` are what ``os.fsdecode`` makes of them."""
 
     code: int
     stdout: bytes
@@ -198,11 +199,11 @@ class Git:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
-        said = _PASSWORD.sub(r"\1:***@", stderr.decode(errors="replace"))
         code = 0 if truncated else process.returncode or 0
         if code not in accept:
+            said = _PASSWORD.sub(r"\1:***@", stderr.decode(errors="replace"))
             raise GitFailed(arguments[0], code, stdout.decode(errors="replace"), said)
-        return Answer(code, stdout, said, truncated)
+        return Answer(code, stdout, os.fsdecode(stderr), truncated)
 
 
 def _scrubbed(environ: Mapping[str, str]) -> dict[str, str]:
