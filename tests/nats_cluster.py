@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.nats_server import NatsServer, free_port
+from infra.embedded.ports import hold_port, port_of
+from tests.nats_server import NatsServer
 
 NODES = 3
 
@@ -14,7 +15,8 @@ class NatsCluster:
     """``url`` names every node, as clients are to know them."""
 
     def __init__(self, directory: Path) -> None:
-        ports = [free_port() for _ in range(NODES)]
+        self._held = [hold_port() for _ in range(NODES)]
+        ports = [port_of(held) for held in self._held]
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
         self.nodes = [
             NatsServer(

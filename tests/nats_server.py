@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -10,19 +11,28 @@ import sys
 import time
 from pathlib import Path
 
-START_SECONDS = 10.0
+from infra.embedded.ports import hold_port, port_of
+
+START_SECONDS = 30.0
+# Below the ports that the system gives away by itself: one of those may be taken before its server listens, or a client
+# that finds nobody there may get it as its own and meet itself.
+PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port on which nobody listens, and which nobody gets by chance."""
+    while True:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class NatsServer:
     def __init__(self, directory: Path, *, sync_always: bool = False, settings: str = "") -> None:
-        self.port = free_port()
+        # Nobody else is given it, also while the server is away.
+        self._held = hold_port()
+        self.port = port_of(self._held)
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         sync = "  sync_interval: always\n" if sync_always else ""

@@ -1,8 +1,9 @@
 """nats-server from its wheel, with JetStream in a directory of ours.
 
-It listens on loopback at a port that is remembered beside the store, so that clients find it again after a restart,
-and wants a password that is kept there too: other users of the host cannot write events. Its monitoring address, on
-loopback too, needs none; it tells of streams and connections by names and numbers, and nothing of their content.
+It listens on loopback at a port that is remembered beside the store and held while the server is away, so that clients
+find it again after a restart, and wants a password that is kept there too: other users of the host cannot write events.
+Its monitoring address, on loopback too, needs none; it tells of streams and connections by names and numbers, and
+nothing of their content.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from infra.embedded.ports import remembered_port
+from infra.embedded.ports import hold_remembered_port, port_of
 from infra.embedded.program import Launch, Program
 
 HOST = "127.0.0.1"
@@ -27,20 +28,28 @@ USER = "cairn"
 
 
 class NatsServer(Program):
-    """A server whose files lie in ``directory``. With ``sync_always`` an acknowledged message is on the disk."""
+    """A server whose files lie in ``directory``. With ``sync_always`` an acknowledged message is on the disk.
+
+    Its ports are its own until ``close``: nobody else on the host is given them while it starts, or is started again.
+    """
 
     def __init__(self, directory: Path, *, sync_always: bool = True, log_path: Path | None = None) -> None:
         super().__init__("nats-server", log_path or directory / "nats-server.log")
         self._directory = directory.absolute()
         self._sync_always = sync_always
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._port = remembered_port(self._directory / "port", HOST)
-        self._monitor_port = remembered_port(self._directory / "monitor-port", HOST)
+        self._held = [hold_remembered_port(self._directory / name, HOST) for name in ("port", "monitor-port")]
+        self._port, self._monitor_port = map(port_of, self._held)
         self._password = _remembered_password(self._directory / "password")
 
     @property
     def url(self) -> str:
         return f"nats://{USER}:{self._password}@{HOST}:{self._port}"
+
+    def close(self) -> None:
+        """Let go of its ports; it is not started again."""
+        for held in self._held:
+            held.close()
 
     def launch(self) -> Launch:
         path = self._directory / "nats-server.conf"

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from infra.api_keys import ensure_local_key
 from infra.docker.address import may_answer
 from infra.embedded import stack_file
 from infra.embedded.nats_server import NatsServer
-from infra.embedded.ports import free_port, is_port_free
+from infra.embedded.ports import hold_port, port_of
 from infra.embedded.postgres_server import PostgresServer
 from infra.embedded.program import POLL_SECONDS
 from infra.embedded.room import RoomWatch
@@ -86,6 +87,8 @@ class Stack:
         self._report = report
         self._port = settings.gateway.port
         self._lock: int | None = None
+        self._held: socket.socket | None = None
+        self._nats: NatsServer | None = None
         self._file: StackFile | None = None
         self._writing = threading.Lock()
         self._room: RoomWatch | None = None
@@ -117,6 +120,9 @@ class Stack:
         keepers = self.supervisor.keepers
         self.supervisor.stop([name for name in keepers if name not in SERVERS])
         self.supervisor.stop([name for name in keepers if name in SERVERS])
+        for held in (self._held, self._nats):
+            if held is not None:
+                held.close()
         if self._lock is not None:
             (self.home / stack_file.FILE_NAME).unlink(missing_ok=True)
             os.close(self._lock)
@@ -134,14 +140,16 @@ class Stack:
         check_space(self.home)
         end_leftovers(self.home)
         gateway = self._settings.gateway
-        if self._port == 0:
-            self._port = free_port(gateway.host)
-        elif not is_port_free(self._port, gateway.host):
+        try:
+            # Until the end: while the gateway starts, or is started again, nobody else is given its port.
+            self._held = hold_port(self._port, gateway.host)
+        except OSError as error:
             message = f"Port {self._port} on {gateway.host} is in use: choose another one with --port."
-            raise PortInUse(message)
+            raise PortInUse(message) from error
+        self._port = port_of(self._held)
         ensure_local_key(self.home)
         logs = self.home / "logs"
-        nats = NatsServer(self.home / "nats", log_path=logs / "nats-server.log")
+        self._nats = nats = NatsServer(self.home / "nats", log_path=logs / "nats-server.log")
         postgres = PostgresServer(self.home / "postgres", log_path=logs / "postgres.log")
         own = psutil.Process()
         file = StackFile(

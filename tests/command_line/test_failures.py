@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.ports import free_port
+from infra.embedded.ports import hold_port, port_of
 from tests.command_line.conftest import Run, run_alone
 from tests.command_line.stub_gateway import Answer, StubGateway, problem
 
@@ -33,8 +33,9 @@ def test_a_wrong_key(gateway: StubGateway) -> None:
 
 def test_nobody_answers() -> None:
     """The address that was tried stands in the message."""
-    url = f"http://127.0.0.1:{free_port()}"
-    result = run_alone("--url", url, "--key", "k", "task", "list")
+    with hold_port() as held:
+        url = f"http://127.0.0.1:{port_of(held)}"
+        result = run_alone("--url", url, "--key", "k", "task", "list")
     assert result.exit_code == 3
     assert f"No Cairn answers at {url}" in result.stderr
 

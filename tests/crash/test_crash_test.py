@@ -13,7 +13,7 @@ from tests.crash.workload import call, turn
 from tests.integration import git_examples
 from tests.system.stack import CAIRN, clean_environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(480)]
 
 # name: what it declares, what it does, and what is to be found
 TOOLS: dict[str, tuple[dict[str, str], str, str]] = {
@@ -35,7 +35,7 @@ TOOLS: dict[str, tuple[dict[str, str], str, str]] = {
 def crash_test(directory: Path, *options: str) -> tuple[int, dict[str, Any]]:
     command = [*CAIRN, "crash-test", "repository", "--agent", "mine", "--json", *options]
     done = subprocess.run(
-        command, cwd=directory, env=clean_environment(), capture_output=True, text=True, timeout=170, check=False
+        command, cwd=directory, env=clean_environment(), capture_output=True, text=True, timeout=450, check=False
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

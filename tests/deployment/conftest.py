@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.embedded.ports import free_port
 from tests.deployment.deployment import Deployment, bridge_address
 from tests.engine import require
 from tests.otlp_receiver import OtlpReceiver, otlp_receiver
@@ -30,6 +29,5 @@ def receiver() -> Iterator[OtlpReceiver]:
 def deployed(receiver: OtlpReceiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The whole of docker-compose.yml, running; NATS listens where workers of other networks reach it."""
     directory = tmp_path_factory.mktemp("deployed")
-    listen = f"{bridge_address()}:{free_port()}"
-    with Deployment(directory, CAIRN_OTLP_ENDPOINT=receiver.url, CAIRN_NATS_LISTEN=listen) as deployment:
+    with Deployment(directory, listen=bridge_address(), CAIRN_OTLP_ENDPOINT=receiver.url) as deployment:
         yield deployment

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.embedded.ports import free_port
+from infra.embedded.ports import hold_port, port_of
 from tests.deployment import images
 from tests.system.examples import TEST_COMMAND
 from tests.system.stack import CAIRN, Feed, clean_environment
@@ -112,15 +112,19 @@ class Composed:
 
 
 class Deployment(Composed):
-    """Use it as a context manager: nothing of it is left afterwards. ``variables`` go into the Compose file."""
+    """Use it as a context manager: nothing of it is left afterwards. ``variables`` go into the Compose file; NATS
+    listens at the address ``listen`` of this machine."""
 
-    def __init__(self, directory: Path, **variables: str) -> None:
+    def __init__(self, directory: Path, *, listen: str = "127.0.0.1", **variables: str) -> None:
         folder = directory / "deploy"
+        # Nobody else is given them before its containers listen there, or while they are made anew.
+        self._held = [hold_port(), hold_port(), hold_port(host=listen)]
+        port, jaeger_port, nats_port = map(port_of, self._held)
         given = {
             "CAIRN_DEPLOY": str(folder),
-            "CAIRN_PORT": str(free_port()),
-            "JAEGER_PORT": str(free_port()),
-            "CAIRN_NATS_LISTEN": f"127.0.0.1:{free_port()}",
+            "CAIRN_PORT": str(port),
+            "JAEGER_PORT": str(jaeger_port),
+            "CAIRN_NATS_LISTEN": f"{listen}:{nats_port}",
             **variables,
         }
         super().__init__(folder, ROOT, given)
@@ -145,6 +149,8 @@ class Deployment(Composed):
         if error is not None:
             print(self.compose("logs", "--no-color", "--tail", "60"))
         self.remove()
+        for held in self._held:
+            held.close()
 
     def up(self) -> None:
         """`make up`, and connect."""

@@ -39,6 +39,16 @@ with PostgresServer(Path(sys.argv[1])).start() as server:
 """
 
 
+def is_given_away(port: int) -> bool:
+    """Whether a program that wants any port, and no certain one, could be given this one."""
+    with socket.socket() as trial:
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 class TestNats:
     async def test_keeps_address_and_messages_over_a_kill(self, tmp_path: Path) -> None:
         """After kill -9 the same URL serves what was acknowledged."""
@@ -55,6 +65,20 @@ class TestNats:
             client = await nats.connect(url)
             assert (await client.jetstream().get_msg("KEPT", seq=1)).data == b"one"
             await client.close()
+
+    def test_keeps_its_ports_while_it_is_away(self, tmp_path: Path) -> None:
+        """Nobody else is given them before its start or between two, until it is closed; itself it can have them."""
+        server = NatsServer(tmp_path)
+        ports = [int((tmp_path / name).read_text()) for name in ("port", "monitor-port")]
+        assert len(set(ports)) == 2
+        for _ in range(2):
+            assert [port for port in ports if is_given_away(port)] == []
+            server.start()
+            server.kill()
+        server.close()
+        unused = NatsServer(tmp_path / "unused")
+        unused.close()
+        assert is_given_away(int(unused.url.rpartition(":")[2]))
 
     async def test_wants_its_password(self, tmp_path: Path) -> None:
         """Another user of the host, who does not know the password, is refused."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.ports import free_port
 from tests.model_server import ModelServer, slow
+from tests.system import conftest
 from tests.system.checks import (
     assert_calls_ended_once,
     assert_heard_once,
@@ -23,10 +23,11 @@ from tests.system.stack import API, SystemStack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-WORKER = {"lease_seconds": 2.0}
+# Longer than a process is kept from its work by others; the servers are away for longer still.
+WORKER = {"lease_seconds": 4.0}
 AWAY_SECONDS = 10.0
-# Where the settings say nothing else.
-LEASE_SECONDS = 15.0
+# Longer than any test waits for a run to go on: one that does go on was given back.
+LEASE_SECONDS = 60.0
 
 
 def begin(stack: SystemStack, model: ModelServer, tmp_path: Path, name: str, kind: str) -> str:
@@ -93,7 +94,7 @@ def test_stopped_and_started_again(model: ModelServer, tmp_path: Path) -> None:
     takes its result and goes on."""
     home = tmp_path / "home"
     home.mkdir()
-    stack = running(home, model, {"gateway": {"port": free_port()}})
+    stack = running(home, model, {"worker": {**conftest.WORKER, "lease_seconds": LEASE_SECONDS}})
     with stack.up():
         stack.project("stopped", repository(tmp_path / "repository"), test_command=TEST_COMMAND)
         tasks = {kind: begin(stack, model, tmp_path, "stopped", kind) for kind in ("model", "program")}
