@@ -203,19 +203,17 @@ async def test_merge_after_the_base_went_on(workspaces: GitWorkspaces, source: P
     assert await workspaces.merge(str(remote), base="main", head=BRANCH, message="m") == merged
 
 
-async def test_merges_of_two_branches_at_once(workspaces: GitWorkspaces, remote: Path) -> None:
-    """Two merges that race for one base both arrive: the slower one is made again on top."""
-    for name in ("one", "two", "three"):
+async def test_merges_of_several_branches_at_once(workspaces: GitWorkspaces, remote: Path) -> None:
+    """Merges that race for one base all arrive: the slower ones are made again on top, as often as it takes."""
+    names = ("one", "two", "three", "four", "five", "six")
+    for name in names:
         await published(workspaces, remote, {f"{name}.txt": name}, f"cairn/{name}")
 
     await asyncio.gather(
-        *(
-            workspaces.merge(str(remote), base="main", head=f"cairn/{name}", message=name)
-            for name in ("one", "two", "three")
-        )
+        *(workspaces.merge(str(remote), base="main", head=f"cairn/{name}", message=name) for name in names)
     )
 
-    assert set(git(remote, "ls-tree", "--name-only", "main").splitlines()) >= {"one.txt", "two.txt", "three.txt"}
+    assert set(git(remote, "ls-tree", "--name-only", "main").splitlines()) >= {f"{name}.txt" for name in names}
 
 
 async def test_merge_conflict_names_the_files(workspaces: GitWorkspaces, source: Path, remote: Path) -> None:

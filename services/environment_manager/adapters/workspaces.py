@@ -50,7 +50,7 @@ from services.environment_manager.adapters.working_trees import (
 )
 from services.environment_manager.ports import Checkpoint, Comparison, Kept, Prepared, Published
 
-MERGE_ATTEMPTS = 3
+MERGE_ATTEMPTS = 10
 
 _ENVIRONMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
 
