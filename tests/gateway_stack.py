@@ -97,7 +97,7 @@ async def gateway_stack(nats_url: str, home: Path, *, postgres_url: str = "", **
         home=str(home),
         nats=Nats(url=nats_url),
         postgres=Postgres(url=postgres_url),
-        gateway=Gateway(port=0, **{"outcome_timeout_seconds": 2.0, **gateway}),
+        gateway=Gateway(port=0, **{"outcome_timeout_seconds": 30.0, **gateway}),
     )
     key = ensure_local_key(home)
     jetstream = await JetStream.connect(settings, "test")

@@ -7,6 +7,7 @@ another user, who cannot pass through pytest's private folders.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,10 @@ class PostgresServer:
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="cairn-postgres-"))
-        self._server = Server(self._folder, cleanup_mode="stop")
+        # As root it makes the user that PostgreSQL runs as; two processes that both find none would both make it.
+        with (Path(tempfile.gettempdir()) / "cairn-postgres.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._server = Server(self._folder, cleanup_mode="stop")
         self.start()
         self.url = self._server.get_uri()
 

@@ -38,7 +38,8 @@ class ServiceProcess:
         return self.home / "run" / f"{self.name}.json"
 
     def log_lines(self, event: str) -> list[dict[str, object]]:
-        found = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+        whole = self.stderr.rpartition("\n")[0]  # The last line may be half written.
+        found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in found if line["event"] == event]
 
     def get(self, path: str) -> tuple[int, dict[str, Any]]:

@@ -100,8 +100,8 @@ async def test_an_unsettled_command_comes_again_after_its_lease(plumbing: Plumbi
     taken: list[Delivered] = []
     following = await plumbing.take(taken.append, lease_seconds=1.0)
     await plumbing.send("c1")
-    await until(lambda: len(taken) == 2)
-    assert [delivered.deliveries for delivered in taken] == [1, 2]
+    await until(lambda: len(taken) >= 2)
+    assert [delivered.deliveries for delivered in taken[:2]] == [1, 2]
     await taken[1].ack()
     await following.close()
 
@@ -123,11 +123,11 @@ async def test_an_extended_command_stays(plumbing: Plumbing) -> None:
 async def test_nak_gives_back_at_once_or_later(plumbing: Plumbing) -> None:
     """Without a delay the command comes again at once, with one not before."""
     taken: list[tuple[float, Delivered]] = []
-    following = await plumbing.take(lambda delivered: taken.append((time.monotonic(), delivered)))
+    following = await plumbing.take(lambda delivered: taken.append((time.monotonic(), delivered)), lease_seconds=30)
     await plumbing.send("c1")
     await until(lambda: taken)
     await taken[0][1].nak()
-    await until(lambda: len(taken) == 2, seconds=4)
+    await until(lambda: len(taken) == 2)
     began = time.monotonic()
     await taken[1][1].nak(0.5)
     await until(lambda: len(taken) == 3)
@@ -161,7 +161,7 @@ async def test_no_more_are_taken_than_fit(plumbing: Plumbing) -> None:
         subjects.COMMANDS,
         plumbing.filters,
         taken.append,
-        lease_seconds=5,
+        lease_seconds=30,
         capacity=lambda: 2 - len(taken) + len(settled),
     )
     await plumbing.send("c1", "c2", "c3", "c4", "c5")
@@ -169,7 +169,7 @@ async def test_no_more_are_taken_than_fit(plumbing: Plumbing) -> None:
     await asyncio.sleep(0.1)
     assert len(taken) == 2
     while len(settled) < 5:
-        await until(lambda: len(taken) > len(settled), seconds=4)
+        await until(lambda: len(taken) > len(settled))
         await taken[len(settled)].ack()
         settled.append(taken[len(settled)])
     assert ids(taken) == ["c1", "c2", "c3", "c4", "c5"]
@@ -179,11 +179,11 @@ async def test_no_more_are_taken_than_fit(plumbing: Plumbing) -> None:
 async def test_who_stops_taking_leaves_commands_to_others(plumbing: Plumbing) -> None:
     """A closed subscription holds nothing back."""
     gone: list[Delivered] = []
-    await (await plumbing.take(gone.append)).close()
+    await (await plumbing.take(gone.append, lease_seconds=30)).close()
     taken: list[Delivered] = []
-    following = await plumbing.take(taken.append)
+    following = await plumbing.take(taken.append, lease_seconds=30)
     await plumbing.send("c1", "c2")
-    await until(lambda: len(taken) == 2, seconds=4)
+    await until(lambda: len(taken) == 2)
     assert gone == []
     await following.close()
 

@@ -124,10 +124,10 @@ async def test_transient_trouble_is_tried_again_for_ever(plumbing: Plumbing) -> 
 async def test_a_lost_race_is_tried_again(plumbing: Plumbing) -> None:
     """Soon, and with success."""
     handler = Handler(RevisionConflict("somebody was faster"))
-    worker = consumer(plumbing, handler)
+    worker = consumer(plumbing, handler, lease_seconds=30)
     await worker.start()
     await plumbing.send("c1")
-    await until(lambda: len(handler.calls) == 2, seconds=2.5)
+    await until(lambda: len(handler.calls) == 2)
     await worker.stop(1)
     assert await plumbing.dead_letters.list() == []
 
@@ -194,10 +194,12 @@ async def test_one_entity_in_order_others_side_by_side(plumbing: Plumbing) -> No
 
     worker = consumer(plumbing, handle, concurrency=4)
     await worker.start()
-    await plumbing.send("a1", "a2", "a3", entity_id="a")
-    await plumbing.send("b1", "b2", entity_id="b")
-    await plumbing.send("c1", entity_id="c")
-    await plumbing.send("d1", entity_id="d")
+    await asyncio.gather(
+        plumbing.send("a1", "a2", "a3", entity_id="a"),
+        plumbing.send("b1", "b2", entity_id="b"),
+        plumbing.send("c1", entity_id="c"),
+        plumbing.send("d1", entity_id="d"),
+    )
     await until(lambda: len(order) == 7)
     await worker.stop(1)
     assert (most["a"], most["b"]) == (1, 1)
@@ -240,7 +242,7 @@ async def test_stop_gives_back_what_is_not_done(plumbing: Plumbing) -> None:
     handler = Handler()
     second = consumer(plumbing, handler, lease_seconds=60)
     await second.start()
-    await until(lambda: len(handler.calls) == 3, seconds=5)
+    await until(lambda: len(handler.calls) == 3)
     assert sorted(handler.calls) == ["a1", "a2", "b1"]
     await second.stop(1)
 
@@ -317,7 +319,7 @@ async def test_a_successor_takes_over_the_leases_of_the_dead(plumbing: Plumbing,
     handler = Handler()
     worker = consumer(plumbing, handler, lease_seconds=30, leases=LeaseFiles(tmp_path, 30))
     await worker.start()
-    await until(lambda: handler.calls == ["c1"], seconds=5)
+    await until(lambda: handler.calls == ["c1"])
     await until(lambda: not worker.in_flight)
     assert list(tmp_path.rglob("*.lease")) == []
     assert LeaseFiles(tmp_path, 30.0).open() == []

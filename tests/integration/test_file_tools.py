@@ -267,7 +267,7 @@ async def test_an_invalid_or_catastrophic_pattern_does_no_harm(workspace: Path) 
     begin = time.monotonic()
     with pytest.raises(ToolRefused):
         await call(workspace, "search_files", pattern=r"^(a+)+$", path="evil.txt")
-    assert time.monotonic() - begin < 15
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("pattern", ["../outside/*", "/etc/*", "src/../../outside/*", ":(top)*", ":/"])

@@ -202,7 +202,7 @@ async def test_nats_away(tmp_path: Path) -> None:
             for answer in answers:
                 problem(answer, 503, "unavailable")
                 assert int(answer.headers["retry-after"]) >= 1
-            assert asyncio.get_running_loop().time() - began < 6.0
+            assert asyncio.get_running_loop().time() - began < 9.0
             assert (await stack.client.get("/health")).status_code == 200
             server.start()
             added = await stack.client.post(f"{API}/projects", json=PROJECT)

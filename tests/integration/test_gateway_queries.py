@@ -127,8 +127,12 @@ async def test_postgres_away(nats_url: str, tmp_path: Path) -> None:
                 assert cancelled.status_code == 200
                 assert len((await stack.client.get(f"{API}/events")).json()["items"]) == 2
                 server.start()
-                answer = await stack.client.get(f"{API}/projects?wait_for={cancelled.json()['sequence']}")
-                assert answer.status_code == 200, answer.text
+
+                async def is_back() -> bool:
+                    read = await stack.client.get(f"{API}/projects?wait_for={cancelled.json()['sequence']}")
+                    return read.status_code == 200
+
+                await until(is_back, seconds=30.0)
 
 
 async def test_replay(nats_url: str, tmp_path: Path) -> None:
