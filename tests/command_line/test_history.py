@@ -50,11 +50,11 @@ class TestLogs:
     def test_a_run_that_goes_on(self, run: Run, gateway: StubGateway) -> None:
         """Without --follow the command ends when it has shown what there is."""
         quiet = stream(chunk(1, "so far\n"))
-        gateway.on("GET /runs/r/output/stream", Answer(quiet.body, kind=quiet.kind, hold_seconds=3.0))
+        gateway.on("GET /runs/r/output/stream", Answer(quiet.body, kind=quiet.kind, hold_seconds=60.0))
         began = time.monotonic()
         result = run("logs", "r")
         assert (result.exit_code, result.stdout) == (0, "so far\n")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 20
 
     def test_an_unknown_run(self, run: Run, gateway: StubGateway) -> None:
         """What is neither a task nor a run is not found."""

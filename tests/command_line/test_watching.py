@@ -15,7 +15,7 @@ def test_interrupting_only_stops_watching(gateway: StubGateway) -> None:
     requested = {"type": "RunRequested", "stage": "development", "attempt": 1, "agent_name": "coder"}
     said = stream(frame(8, decision(8, "task", "shop-1", requested)))
     gateway.on("GET /tasks/shop-1", Answer(task_row(status="running")))
-    gateway.on("GET /events/stream", Answer(said.body, kind=said.kind, hold_seconds=3.0))
+    gateway.on("GET /events/stream", Answer(said.body, kind=said.kind, hold_seconds=60.0))
     command = [sys.executable, "-m", "services.command_line", "--url", gateway.url, "--key", KEY]
     with subprocess.Popen(
         [*command, "task", "watch", "shop-1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
