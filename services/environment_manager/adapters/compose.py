@@ -27,6 +27,7 @@ from events.errors import Permanent, Transient
 from events.systems import PublishedPort, ServiceState
 from infra.docker import labels
 from infra.docker.address import may_answer
+from infra.subprocesses import ended
 from services.environment_manager.adapters.locks import Locks
 from services.environment_manager.compose.health import Seen
 from services.environment_manager.ports import Ran
@@ -405,10 +406,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError, TimeoutError):
         os.killpg(process.pid, signal.SIGTERM)
         async with asyncio.timeout(END_SECONDS):
-            await process.wait()
+            await ended(process)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    await ended(process)
 
 
 def _end_predecessor(path: Path) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from events.errors import CairnError, Permanent, Transient
+from infra.subprocesses import ended
 
 LOCAL_TIMEOUT_SECONDS = 120.0
 REMOTE_TIMEOUT_SECONDS = 900.0
@@ -198,7 +199,7 @@ class Git:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await ended(process)
         code = 0 if truncated else process.returncode or 0
         if code not in accept:
             said = _PASSWORD.sub(r"\1:***@", stderr.decode(errors="replace"))
@@ -237,6 +238,7 @@ async def _communicate(
         truncated = limit_bytes is not None and len(stdout) > limit_bytes
         if truncated:
             os.killpg(process.pid, signal.SIGKILL)
+            await _read(process.stdout, 0)
         await process.wait()
     return stdout[:limit_bytes], errors.result(), truncated
 

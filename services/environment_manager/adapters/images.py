@@ -20,6 +20,7 @@ import structlog
 
 from events.errors import Permanent, Transient
 from events.sandboxes import DOCKERFILE
+from infra.subprocesses import ended
 
 if TYPE_CHECKING:
     from infra.docker.engine import Engine
@@ -124,7 +125,7 @@ async def _built(workspace: Path, names: dict[str, str], arguments: object = Non
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+            await ended(process)
     if process.returncode:
         last = "\n".join(printed.decode(errors="replace").strip().splitlines()[-LAST_LINES:])
         message = f"{names['dockerfile']} cannot be built:\n{last}"

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 
 from events.preflight import Finding
+from infra.subprocesses import ended
 
 ANSWER_SECONDS = 5.0
 SAID_BYTES = 4096
@@ -47,11 +48,11 @@ async def try_program(program: str, arguments: Sequence[str], *, answer_seconds:
         try:
             async with asyncio.timeout(answer_seconds):
                 said = await process.stdout.read(SAID_BYTES)
-                code = await process.wait()
+                code = await ended(process)
         except TimeoutError:
             # It was not waited for yet, so that its number is nobody else's.
             os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await ended(process)
             return Finding(problem=f"`{shown}` did not end within {answer_seconds:g} s")
     first = said.decode(errors="replace").strip().partition("\n")[0][:200]
     if code not in FIT_CODES:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from events.tools import ListFiles, SearchFiles
+from infra.subprocesses import ended
 from services.environment_manager.tools.places import locate
 from services.environment_manager.tools.refused import ToolRefused, outside
 
@@ -144,13 +145,13 @@ async def _git(
                     break
             else:
                 problem = (await process.stderr.read(4_096)).decode(errors="replace")
-                code = await process.wait()
+                code = await ended(process)
     except TimeoutError:
         pass
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+        await ended(process)
     *items, _ = output.split(separator)  # Each ends with the separator: the last is empty, or was cut off.
     return code, [bytes(item) for item in items[:limit]], problem
 
