@@ -30,7 +30,7 @@ from infra.clock import SystemClock
 from infra.embedded import stack_file
 from infra.embedded.stack import SERVERS, SERVICES, Stack
 from infra.embedded.supervisor import Report
-from infra.faults.account import Account, account_of, belongs
+from infra.faults.account import RECOVERY, Account, account_of, belongs
 from infra.faults.log_proxy import Append, LogProxy, When
 from infra.faults.recording import transcript_of
 from infra.jetstream.connection import JetStream
@@ -81,6 +81,12 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     appends: tuple[Append, ...]
     struck: Append | None
     seconds: float
+
+    @property
+    def certain_appends(self) -> int:
+        """How many appends any such task gets to: one for each of its own decisions. More may have passed: of what went
+        on beside it, of a recovery, or such as the log refused."""
+        return sum(any(name not in RECOVERY for name in names) for names in self.decisions)
 
 
 class Unfit(CairnError):

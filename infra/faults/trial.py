@@ -64,7 +64,7 @@ async def try_agent(
     reference = await laboratory.undisturbed(specification)
     again = await laboratory.undisturbed(specification)
     differences, compared = _comparison(reference.account, again.account)
-    chosen = sampled(points(len(reference.appends), (HANDLER, WORKER)), count, seed)
+    chosen = sampled(points(reference.certain_appends, (HANDLER, WORKER)), count, seed)
     verdicts = []
     async for verdict in disturb(laboratory, specification, chosen, differences):
         verdicts.append(verdict)
@@ -77,7 +77,7 @@ async def try_agent(
         say(f"{name}, whose worker is lost when it is done")
         findings.append(await _find(laboratory, specification, name, tool, reference.account, executed[name]))
     return Report(
-        appends=len(reference.appends),
+        appends=reference.certain_appends,
         calls=len(reference.account.calls),
         compared=compared,
         verdicts=tuple(verdicts),

@@ -27,9 +27,9 @@ async def matrix(directory: Path, choose: Callable[[int], list[Point]], workers:
     try:
         await asyncio.gather(*(lab.start() for lab in labs))
         reference = await labs[0].undisturbed(SPECIFICATION)
-        chosen = choose(len(reference.appends))
+        chosen = choose(reference.certain_appends)
         print(
-            f"{len(reference.appends)} appends, {len(reference.account.calls)} calls, {reference.seconds:.1f} s "
+            f"{reference.certain_appends} appends, {len(reference.account.calls)} calls, {reference.seconds:.1f} s "
             f"undisturbed; {len(chosen)} points",
             flush=True,
         )
