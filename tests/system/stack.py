@@ -251,7 +251,13 @@ class SystemStack:
     # ---- asking
 
     def get(self, path: str, **parameters: Any) -> Any:
-        answer = self.http.get(API + path, params=parameters)
+        """With ``wait_for`` it is asked for until the read models are that far: the gateway itself waits for 5 s."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            answer = self.http.get(API + path, params=parameters)
+            if answer.status_code != 503 or "wait_for" not in parameters or time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         assert answer.status_code == 200, answer.text
         return answer.json()
 

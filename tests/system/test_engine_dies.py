@@ -26,7 +26,7 @@ FAULT = {
         {
             "type": "action",
             "name": "freeze it",
-            "provider": {"type": "fault", "kind": "pause_service", "service": "api", "duration_seconds": 4},
+            "provider": {"type": "fault", "kind": "pause_service", "service": "api", "duration_seconds": 8},
         }
     ],
 }

@@ -129,6 +129,7 @@ def test_fork_goes_on_from_a_step(stack: SystemStack, model: ModelServer, source
     assert lines(source.ran).count("one") == 1
     state = stack.get(f"/replay/run/{forked}-development-1")["state"]
     assert state["steps"] == 2
+    stack.get("/tasks", wait_for=stack.last_sequence())
     shown = stack.json("task", "show", forked)
     assert (shown["forked_from"]["run_id"], shown["forked_from"]["sequence"]) == (source.run, source.first)
     assert (shown["status"], shown["pull_request_state"]) == ("completed", "open")

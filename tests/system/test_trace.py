@@ -27,9 +27,9 @@ def test_one_trace_through_every_service(model: ModelServer, tmp_path: Path) -> 
             stack.project("traced", repository(tmp_path / "repository"), test_command=TEST_COMMAND)
             task = stack.submit("traced", "Trace it", agent="anthropic")
             ended = stack.feed.ended(task)
-            removed = stack.feed.until("EnvironmentRemoved", task)
-            stack.get(f"/tasks/{task}", wait_for=removed.sequence)
-            decisions = {decision["sequence"]: decision for decision in stack.feed.decisions}
+            stack.feed.until("EnvironmentRemoved", task)
+            decisions = {decision["sequence"]: decision for decision in list(stack.feed.decisions)}
+            stack.get(f"/tasks/{task}", wait_for=max(decisions))
         # Everything has been exported when the services have ended.
         trace_id = decisions[ended.sequence]["trace"].split("-")[1]
         receiver.assert_one_trace(trace_id)
