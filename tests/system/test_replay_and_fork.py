@@ -236,7 +236,6 @@ def test_run_carried_to_another_installation(
     stack.cairn("export", source.run, "--output", str(file))
     assert "exists already" in stack.cairn("export", source.run, "--output", str(file), exit_code=2)
     with running(tmp_path_factory.mktemp("elsewhere"), model, {}) as other:
-        before = len(other.feed.decisions)
         assert "imported/theirs" in other.cairn("import", str(file), "--name", "theirs")
         shown = keys(other, "replay", "imported/theirs", "--step", input=f"g {source.second}\nd\nq\n")
         assert "two.txt" in shown
@@ -245,8 +244,10 @@ def test_run_carried_to_another_installation(
         assert {path.name for path in target.iterdir()} == {"README.md", "greeting.txt", "one.txt"}
         assert "I write the second." in other.cairn("events", "--run", "imported/theirs")
         assert "development" in other.cairn("replay", f"imported/theirs/{source.task}")
-        assert (other.items("/tasks"), other.items("/events")) == ([], [])
-        assert len(other.feed.decisions) == before
+        assert other.items("/tasks") == []
+        # A host tells of itself after a while, whatever is asked.
+        assert [decision for decision in other.items("/events") if decision["entity"] != "chaos"] == []
+        assert [decision for decision in other.feed.decisions if decision["entity"] != "chaos"] == []
         junk = tmp_path / "junk.zip"
         junk.write_bytes(file.read_bytes()[:-500])
         assert "no bundle of a run" in other.cairn("import", str(junk), exit_code=2)
