@@ -14,6 +14,8 @@ from services.environment_manager.shim.process_tree import descendants, processe
 ENVIRONMENT = "shop-1-development"
 PATH = {"PATH": os.environ["PATH"]}
 REPOSITORY = Path(__file__).parents[2]
+# In seconds, and a number that no other process of this machine has in its command.
+LONG = str(900_000_000 + os.getpid())
 
 
 def left(directory: Path) -> list[int]:

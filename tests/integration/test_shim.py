@@ -16,6 +16,7 @@ from services.environment_manager.adapters.processes import READ_BYTES, ShimProc
 from services.environment_manager.ports import Limits
 from tests.shim_examples import (
     ENVIRONMENT,
+    LONG,
     PATH,
     checked_directory,
     left,
@@ -180,11 +181,11 @@ async def test_daemons_are_gone_when_the_call_ends(directory: Path) -> None:
     """setsid, double forks, an emptied environment, SIGTERM ignored: nothing outlives its call; the rest runs on."""
     shims = make(directory)
     await shims.start(ENVIRONMENT, "other", ["sleep", "77777"], env=PATH, limits=Limits(grace_seconds=1))
-    ended, printed = await run(shims, "c1", sys.executable, "-c", DAEMONS, "88888")
+    ended, printed = await run(shims, "c1", sys.executable, "-c", DAEMONS, LONG)
     assert ended is not None
     assert (ended.cause, ended.code, printed) == ("exited", 0, b"gone\n")
     assert ended.duration_ms < 3000
-    assert processes_named("88888") == []
+    assert processes_named(LONG) == []
     assert await shims.known(ENVIRONMENT) == {"c1": False, "other": True}
     assert len(left(directory)) == 3  # the shim, the other call's keeper and its program
 

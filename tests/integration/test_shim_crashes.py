@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from services.environment_manager.adapters.processes import sweep
 from services.environment_manager.ports import Limits
+from services.environment_manager.shim import CALL_VARIABLE, DIRECTORY_VARIABLE
 from services.environment_manager.shim.process_tree import processes, send_signal
 from tests.shim_examples import (
     ENVIRONMENT,
+    LONG,
     PATH,
     REPOSITORY,
     checked_directory,
@@ -31,9 +35,6 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.integration
 
-# In seconds, and a number that no other process of this machine has in its command.
-LONG = str(900_000_000 + os.getpid())
-
 
 @pytest.fixture
 async def directory(tmp_path: Path) -> AsyncIterator[Path]:
@@ -44,12 +45,14 @@ async def directory(tmp_path: Path) -> AsyncIterator[Path]:
 async def test_another_client_adopts_a_running_call(directory: Path) -> None:
     """A new object, as after a restart, sees the whole output from its first byte, and the end."""
     first = make(directory)
-    argv = ["bash", "-c", "for i in {1..20}; do echo line $i; sleep 0.03; done; exit 5"]
-    await first.start(ENVIRONMENT, "c1", argv, env=PATH, limits=Limits())
-    await asyncio.sleep(0.2)
+    script = "for i in {1..10}; do echo line $i; done; until [ -e go ]; do sleep 0.02; done; "
+    script += "for i in {11..20}; do echo line $i; sleep 0.01; done; exit 5"
+    await first.start(ENVIRONMENT, "c1", ["bash", "-c", script], env=PATH, limits=Limits())
+    await until(lambda: b"line 10\n" in printed_by(directory, "c1"))
     second = make(directory)
     await second.ready(ENVIRONMENT)
     assert await second.known(ENVIRONMENT) == {"c1": True}
+    (directory / "workspace" / "go").touch()
     ended, printed = await wait(second, "c1")
     assert ended is not None
     assert ended.code == 5
@@ -140,6 +143,19 @@ async def test_ready_after_the_shim_died_ends_what_it_left(directory: Path) -> N
     await shims.ready(ENVIRONMENT)
     assert processes_named(LONG) == []
     assert len(left(directory)) == 1
+
+
+async def test_a_shim_that_is_dying_is_not_taken_for_a_living_one(directory: Path) -> None:
+    """It keeps its lock for a moment longer than its connections: what it left is ended all the same."""
+    lock = os.open(directory / "shim.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    variables = {**PATH, DIRECTORY_VARIABLE: str(directory.resolve()), CALL_VARIABLE: "c1"}
+    program = await asyncio.create_subprocess_exec("sleep", LONG, env=variables)
+    sweeping = asyncio.create_task(asyncio.to_thread(sweep, directory))
+    await asyncio.sleep(0.02)
+    os.close(lock)
+    await sweeping
+    assert await asyncio.wait_for(program.wait(), 5.0) == -signal.SIGKILL
 
 
 async def test_the_shim_ends_with_its_directory(directory: Path) -> None:

@@ -35,6 +35,8 @@ ANSWER_SECONDS = 10.0
 START_SECONDS = 15.0
 # How long the keepers of a shim that was killed may take to end their trees (their own grace is 1 s).
 KEEPER_PATIENCE_SECONDS = 4.0
+# A shim that was killed keeps its lock for a moment longer than its connections.
+DYING_SECONDS = 0.5
 # A process that waits for its disk cannot be killed.
 UNENDABLE_SECONDS = 10.0
 READ_BYTES = 131_072
@@ -352,11 +354,8 @@ def sweep(directory: Path, *, force: bool = False) -> None:
     """
     lock = os.open(directory / shim.LOCK, os.O_RDWR | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # No shim starts while this goes on.
-        except BlockingIOError:
-            if not force:
-                return
+        if not _taken(lock) and not force:
+            return
         patience = time.monotonic() + (1.0 if force else KEEPER_PATIENCE_SECONDS)
         while found := _marked(directory):
             if time.monotonic() >= patience or not any(supervises for _, supervises in found):
@@ -368,6 +367,20 @@ def sweep(directory: Path, *, force: bool = False) -> None:
             time.sleep(0.01)
     finally:
         os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    """Whether no shim holds the lock by now: then none starts until it is closed."""
+    give_up = time.monotonic() + DYING_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up:
+                return False
+        else:
+            return True
+        time.sleep(0.005)
 
 
 def is_unlocked(directory: Path) -> bool:
