@@ -93,10 +93,10 @@ async def test_its_end_comes_when_it_is_due(ground: Ground) -> None:
     """Faults of each sort, nobody undoes: whoever watches clears them away at their end, on time."""
     await ground.up("api", "database", "cache")
     async with watching(ground) as undone:
-        pause = await ground.inject(PauseService(service="cache", duration_seconds=3), f"{ground.environment}-f1")
-        link = DropNetwork(service="api", peer="database", duration_seconds=3)
+        pause = await ground.inject(PauseService(service="cache", duration_seconds=6), f"{ground.environment}-f1")
+        link = DropNetwork(service="api", peer="database", duration_seconds=6)
         await ground.inject(link, f"{ground.environment}-f2")
-        await ground.until("cache", lambda state: not state["Paused"])
+        await ground.until("cache", lambda state: not state["Paused"], seconds=30.0)
         assert 0 <= time.time() - pause.until < 15
         await gone(ground)
     assert [each.stuck for each in undone] == [()] * len(undone)
@@ -119,7 +119,7 @@ async def test_the_service_is_killed(ground: Ground, tmp_path: Path) -> None:
     owner = f"test test {tmp_path}"
     ground.owns(owner)
     argv = [sys.executable, "-c", INJECTS.replace("owner=environment", f"owner={owner!r}")]
-    injecting = started([*argv, ground.environment, IMAGE, BASE_IMAGE, fault, "8"], environ)
+    injecting = started([*argv, ground.environment, IMAGE, BASE_IMAGE, fault, "15"], environ)
     assert injecting.stdout is not None
     await asyncio.to_thread(_read_until, injecting.stdout, b"injected\n")
     injecting.kill()
@@ -129,14 +129,14 @@ async def test_the_service_is_killed(ground: Ground, tmp_path: Path) -> None:
         reaper = started([sys.executable, "-m", "services.chaos.reaper"], environ)
         try:
             if last:
-                await ground.until("api", lambda state: not state["Paused"])
+                await ground.until("api", lambda state: not state["Paused"], seconds=40.0)
                 await gone(ground)
             else:
                 await asyncio.sleep(1.0)
                 assert (await ground.state("api"))["Paused"]
         finally:
             reaper.send_signal(signal.SIGTERM if last else signal.SIGKILL)
-            await asyncio.to_thread(reaper.communicate, timeout=10)
+            await asyncio.to_thread(reaper.communicate, timeout=30)
             code = reaper.returncode
         assert code == (0 if last else -signal.SIGKILL)
 
@@ -145,15 +145,19 @@ async def test_the_holder_is_killed_and_nobody_watches(ground: Ground) -> None:
     """With its holder killed, and nobody there to do anything, the kernel ends a partition and a latency by itself, and
     whoever comes later clears away what they left."""
     await ground.up("api", "database", "cache")
-    await ground.inject(DropNetwork(service="api", peer="database", duration_seconds=7), f"{ground.environment}-f1")
-    slow = AddLatency(service="cache", delay_milliseconds=400, duration_seconds=7)
+    slow = AddLatency(service="cache", delay_milliseconds=400, duration_seconds=15)
     await ground.inject(slow, f"{ground.environment}-f2")
+    await ground.inject(DropNetwork(service="api", peer="database", duration_seconds=15), f"{ground.environment}-f1")
     for holder in await ground.holders(running=True):
         await ground.engine.kill(holder["Id"])
     # A queue that nobody serves lets everything through at once.
     assert await ground.round_trip("cache", "api", 9) < 300
     assert (await ground.run("api", CONNECT, "database", 0.3))["how"] == "TimeoutError"
-    assert (await ground.run("api", CONNECT, "database", 30))["how"] == "connected"
+
+    async def is_over() -> bool:
+        return bool((await ground.run("api", CONNECT, "database", 0.5))["how"] == "connected")
+
+    await until(is_over, seconds=40.0)
     assert await ground.rules("api") != ""
     for number in (1, 2):
         await ground.undo(f"{ground.environment}-f{number}")
@@ -196,7 +200,8 @@ async def test_the_target_starts_anew(ground: Ground) -> None:
     await ground.inject(fault)
     before = {record.hit: record for record in await ground.faults.active()}
     await ground.engine.kill(ground.made["database"])
-    # Whoever starts first gets the address that is free.
+    # Whoever starts first gets the address that is free, as it is some time after the container has ended.
+    await until(lambda: has_no_address(ground, "database"))
     await ground.up("stranger", argv=["sleep", "60"])
     async with watching(ground):
         await ground.engine.start(ground.made["database"])
@@ -209,6 +214,11 @@ async def test_the_target_starts_anew(ground: Ground) -> None:
     assert (await ground.run("database", CONNECT, "api", 0.4))["how"] == "TimeoutError"
     await ground.undo()
     assert (await ground.run("api", CONNECT, "database", 20))["how"] == "connected"
+
+
+async def has_no_address(ground: Ground, name: str) -> bool:
+    networks = (await ground.engine.inspect(ground.made[name]))["NetworkSettings"]["Networks"]
+    return not any(network["IPAddress"] for network in networks.values())
 
 
 def _held_against(active: tuple[FaultRecord, ...], hit: str, peers: tuple[str, ...]) -> bool:
