@@ -105,7 +105,7 @@ async def test_postgres_goes_away() -> None:
             await asyncio.sleep(1.0)
             await asyncio.to_thread(server.start)
             assert await progress.wait_for(80, 20)
-            assert readiness.met
+            await until(lambda: readiness.met, seconds=15.0)
             async with connection(server.url) as opened:
                 name = quoted(schema.schema_name("acme"))
                 doubles = await opened.fetchval(f"SELECT count(*) - count(DISTINCT position) FROM {name}.entries")
