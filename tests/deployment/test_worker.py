@@ -10,7 +10,7 @@ from tests.deployment.deployment import WORKER_SERVICES, Composed, Deployment, b
 from tests.system.examples import MEND, MENDED, TEST_COMMAND
 from tests.system.stack import wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 def test_a_worker_from_its_folder(deployed: Deployment, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.system.checks import assert_calls_ended_once, requests_of
 from tests.system.examples import submit
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 # Its composed system is what lives in containers here.
 WORKER = {"isolation": "worktree"}
