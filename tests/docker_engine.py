@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.engine import BASE_IMAGE
 from tests.needs import missing
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 # ``unshare`` becomes what it starts, under the same number.
 PROGRAM = ("unshare", "--net", "dockerd")
 OPTIONS = ("--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false")
@@ -62,7 +62,7 @@ class SecondEngine:
         finally:
             if self._process is not None:
                 self._process.terminate()
-                self._process.wait(20)
+                self._process.wait(60)
             subprocess.run(["umount", self._folder / "data"], check=False, capture_output=True)
             shutil.rmtree(self._folder)
 

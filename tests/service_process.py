@@ -53,13 +53,13 @@ class ServiceProcess:
             return 0, {}
 
     def wait(self) -> int:
-        return self.popen.wait(20)
+        return self.popen.wait(40)
 
     def until_ready(self) -> None:
         self.until(lambda: self.get("/ready")[0] == 200)
 
     def until(self, holds: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while not holds():
             assert time.monotonic() < deadline, f"not in time: {self.get('/ready')} {self.stderr}"
             time.sleep(0.01)

@@ -14,7 +14,7 @@ from infra.faults.log_proxy import When
 
 WHENS: tuple[When, When] = ("before", "after")
 # A crash costs the start of a process and, at worst, a lease.
-TRIAL_SECONDS = 60.0
+TRIAL_SECONDS = 120.0
 
 Differences = Callable[[Account], list[str]]
 
