@@ -106,6 +106,25 @@ async def test_publish_to_a_branch_that_is_locked(workspaces: GitWorkspaces, rem
     assert git(remote, "rev-parse", BRANCH) == revised.commit
 
 
+async def test_publish_while_a_push_of_before_still_goes_on(workspaces: GitWorkspaces, remote: Path) -> None:
+    """What moves the branch meanwhile is one of ours that outlived its process: it is replaced like what stood there
+    before; somebody else's commit is not."""
+    first = await published(workspaces, remote, {"new.txt": "1\n"})
+    await published(workspaces, remote, {"new.txt": "2\n"})
+    foreign = git(remote, "commit-tree", "-m", "theirs", "main^{tree}")
+    for number, meanwhile in enumerate((first.commit, foreign)):
+        moves = f"unset GIT_QUARANTINE_PATH\nrm $0\ngit update-ref refs/heads/{BRANCH} {meanwhile}\n"
+        write(remote, {"hooks/pre-receive": f"#!/bin/sh\n{moves}"})
+        (remote / "hooks/pre-receive").chmod(0o755)
+        publishing = published(workspaces, remote, {"new.txt": f"again {number}\n"})
+        if meanwhile == foreign:
+            with pytest.raises(Permanent, match="was not pushed from here, or changed since"):
+                await publishing
+        else:
+            assert (await publishing).commit == git(remote, "rev-parse", BRANCH)
+    assert git(remote, "rev-parse", BRANCH) == foreign
+
+
 async def test_nothing_to_publish(workspaces: GitWorkspaces, remote: Path) -> None:
     """A workspace that is as its base is not pushed, even where something was changed and changed back."""
     first = await workspaces.prepare(ENVIRONMENT, str(remote), base_branch="", bases=())

@@ -59,9 +59,7 @@ async def test_killed_at_any_instant(tmp_path: Path, with_git: bool) -> None:
         write(made.workspace, {"after.txt": str(round)})
         checkpoint = await workspaces.checkpoint("shop-1", "after")
         await workspaces.restore("shop-1", made.commit)
-        # Where the remote's own git was killed too, whoever it belongs to removes this.
-        (source / ".git" / "refs" / "heads" / "cairn" / "shop-1.lock").unlink(missing_ok=True)
-        await workspaces.publish(str(source), checkpoint.commit, branch="cairn/shop-1", message="m")
+        await _published(workspaces, source, checkpoint.commit)
 
         assert set(files_in(made.workspace)) == {"README.md", "app.py", "main.txt", "topic.txt"}
         assert git(source, "show", "cairn/shop-1:after.txt") == str(round)
@@ -76,6 +74,18 @@ async def _prepared(workspaces: GitWorkspaces, source: Path) -> Prepared:
             return await workspaces.prepare("shop-1", str(source), base_branch="", bases=("topic",))
         except Transient as error:
             await asyncio.sleep(error.delay_seconds)
+
+
+async def _published(workspaces: GitWorkspaces, source: Path, commit: str) -> None:
+    """As the consumer does it; where the remote's own git was killed too, whoever it belongs to removes its lock."""
+    while True:
+        (source / ".git" / "refs" / "heads" / "cairn" / "shop-1.lock").unlink(missing_ok=True)
+        try:
+            await workspaces.publish(str(source), commit, branch="cairn/shop-1", message="m")
+        except Transient as error:
+            await asyncio.sleep(error.delay_seconds)
+        else:
+            return
 
 
 async def _work_until_killed(home: Path, source: Path, seconds: float, *, with_git: bool) -> None:

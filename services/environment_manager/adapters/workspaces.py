@@ -50,6 +50,7 @@ from services.environment_manager.adapters.working_trees import (
 )
 from services.environment_manager.ports import Checkpoint, Comparison, Kept, Prepared, Published
 
+PUSH_ATTEMPTS = 3
 MERGE_ATTEMPTS = 10
 
 _ENVIRONMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
@@ -388,25 +389,28 @@ class GitWorkspaces:
         return await repository.make(checkpoint.tree, (start.id,), message, date=checkpoint.date)
 
     async def _push(self, repository: Repository, commit: str, branch: str, earlier: Collection[str]) -> None:
-        """Push, replacing only what was pushed from here before, or from elsewhere as ``earlier`` tells."""
-        current = (await offer(self._git, repository.remote)).heads.get(branch, "")
-        replaceable = {*earlier, *await repository.pushed(branch)}
+        """Push, replacing only what was pushed from here before, or from elsewhere as ``earlier`` tells. A push that
+        outlived the process that began it may move the branch meanwhile."""
+        url = repository.remote.url
         await repository.remember_pushed(branch, commit)
-        if current == commit:
+        replaceable = {*earlier, *await repository.pushed(branch)}
+        for _ in range(PUSH_ATTEMPTS):
+            current = (await offer(self._git, repository.remote)).heads.get(branch, "")
+            if current == commit:
+                return
+            if current and current not in replaceable:
+                message = f"{branch} of {url} was not pushed from here, or changed since: remove it there first"
+                raise Permanent(message, slug="push-refused")
+            try:
+                await push(self._git, repository.remote, repository.mirror, commit, branch, replacing=current)
+            except BranchLocked as error:
+                message = f"{branch} of {url} is being written by another git; if by none that lives, remove {error}"
+                raise Transient(message, delay_seconds=1.0) from error
+            except BranchMoved:
+                continue
             return
-        foreign = (
-            f"{branch} of {repository.remote.url} was not pushed from here, or changed since: remove it there first"
-        )
-        if current and current not in replaceable:
-            raise Permanent(foreign, slug="push-refused")
-        try:
-            await push(self._git, repository.remote, repository.mirror, commit, branch, replacing=current)
-        except BranchLocked as error:
-            url = repository.remote.url
-            message = f"{branch} of {url} is being written by another git; if by none that lives, remove {error}"
-            raise Transient(message, delay_seconds=1.0) from error
-        except BranchMoved as error:
-            raise Permanent(foreign, slug="push-refused") from error
+        message = f"{branch} of {url} changed {PUSH_ATTEMPTS} times while it was being pushed"
+        raise Transient(message)
 
 
 def _branch(offered: Offer, branch: str, repository: Repository) -> str:
