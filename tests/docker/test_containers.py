@@ -22,7 +22,7 @@ from tests.engine import BASE_IMAGE
 from tests.integration.git_examples import repository
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
@@ -184,12 +184,13 @@ async def test_taken_warm(place: Place, source: Path, id: str) -> None:
     place = Place(place.home, place.engine, Worker(image=BASE_IMAGE, warm_containers=1))
     await place.prepare(f"{id}-1", source)
     warm = [labels.WARM, f"{labels.HOME}={place.home}"]
-    (container,) = await until(lambda: place.engine.containers(warm, running=True))
-    await until((place.home / "warm" / container["Labels"][labels.WARM] / "shim.sock").exists)
+    await place.sandboxes.settled()
+    (container,) = await place.engine.containers(warm, running=True)
     await place.prepare(f"{id}-2", source)
     assert await place.container(f"{id}-2") == container["Id"]
     assert (await place.run(f"{id}-2", "cat README.md; pwd; git status --short"))[1] == "shop\n/environment/workspace\n"
     assert (place.workspaces.directory(f"{id}-2") / "workspace.json").exists()
+    await place.sandboxes.settled()  # The next one has been started in its place.
     following = place.again()
     await following.sandboxes.begin()
     left = {item["Names"][0] for item in await place.engine.containers({labels.HOME: str(place.home)})}

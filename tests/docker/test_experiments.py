@@ -156,6 +156,7 @@ async def _api(ground: Ground) -> str:
         "ExposedPorts": {"8080/tcp": {}},
         "HostConfig": {
             "NetworkMode": ground.network,
+            "DnsOptions": ["ndots:1"],  # A service that is down has no address; nobody outside is asked for it.
             "PortBindings": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
         },
     }
