@@ -253,6 +253,25 @@ async def test_leftovers_of_a_killed_mirror(workspaces: GitWorkspaces, source: P
     assert (three.workspace / "new.txt").exists()
 
 
+async def test_a_fetch_that_another_one_overtakes(
+    workspaces: GitWorkspaces, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that outlived its process may bring the same at the same time: it is tried again later."""
+    one = await prepared(workspaces, source)
+    (mirror,) = (tmp_path / "home/repositories").glob("*.git")
+    commit(source, {"new.txt": "x"})
+    move = f"git --git-dir={mirror} update-ref refs/remotes/origin/main {one.commit}"
+    write(tmp_path, {"hook": f'#!/bin/sh\n{move}\nexec "$@"\n'})
+    (tmp_path / "hook").chmod(0o755)
+    write(tmp_path, {".gitconfig": f"[uploadpack]\n\tpackObjectsHook = {tmp_path}/hook\n"})
+    with monkeypatch.context() as patched:
+        patched.setenv("HOME", str(tmp_path))
+        with pytest.raises(Transient, match="another git changed it at the same time"):
+            await prepared(workspaces, source, "shop-2")
+
+    assert ((await prepared(workspaces, source, "shop-2")).workspace / "new.txt").exists()
+
+
 async def test_a_lock_left_by_a_killed_checkpoint(workspaces: GitWorkspaces, source: Path) -> None:
     """Lock files of our index and our ref, left behind, are removed; the agent's own is not touched."""
     one = await prepared(workspaces, source)

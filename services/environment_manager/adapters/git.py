@@ -268,6 +268,11 @@ _KINDS: tuple[tuple[str, str, str], ...] = (
     (r"No space left on device|Disk quota exceeded", "", "no space is left; free some"),
     (r"Cannot allocate memory|Resource temporarily unavailable|unable to create thread", "", "the host is short of it"),
     (
+        r"cannot lock ref 'refs/remotes/[^']*': (is at \w+ but|reference already exists|unable to resolve)",
+        "",
+        "another git changed it at the same time",
+    ),
+    (
         r"could not read (Username|Password)|Authentication failed|Permission denied \(|Host key verification failed|"
         r"terminal prompts disabled|returned error: 40[13]|[Ii]nvalid (credentials|username)",
         "repository-needs-credentials",
