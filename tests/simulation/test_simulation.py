@@ -42,6 +42,7 @@ def test_seed_is_run_again_exactly(seed: int) -> None:
     assert simulate(seed).digest == simulate(seed).digest
 
 
+@pytest.mark.timeout(300)  # Some are found only by a hundred seeds.
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_planted_bug_is_found(plant: type[Simulation]) -> None:
     """A checker that looks for this kind of bug finds it within few seeds."""
