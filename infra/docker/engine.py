@@ -112,7 +112,8 @@ class Engine:
         except aiodocker.DockerError as error:
             raise _translated(error, self.url) from error
         except TimeoutError as error:
-            message = f"the Docker engine at {self.url} did not answer {method} {path} within {seconds:g} s"
+            within = "in time" if seconds is None else f"within {seconds:g} s"
+            message = f"the Docker engine at {self.url} did not answer {method} {path} {within}"
             raise Transient(message) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             message = f"no Docker engine answers at {self.url}: {error}. Start it, or set DOCKER_HOST."

@@ -49,10 +49,6 @@ class Disconnected(Failure):
     """A stream broke off, or cannot be had at the moment; a new connection goes on where it ended."""
 
 
-class Silent(Disconnected):
-    """Nothing came for a while."""
-
-
 class Gateway:
     """A connection to one gateway. Every method raises ``Failure``."""
 
@@ -101,15 +97,13 @@ class Gateway:
         headers = {"Content-Type": "application/octet-stream"}
         return self._ask("POST", path, params=given, content=chunks, headers=headers, timeout=LONG_ANSWER_SECONDS)
 
-    def stream(
-        self, path: str, last_id: str = "", *, silence_seconds: float = STREAM_SILENCE_SECONDS, **parameters: Any
-    ) -> Iterator[ServerEvent]:
-        """Events until the server ends the stream. Raises ``Silent`` where nothing comes for ``silence_seconds``,
-        ``Disconnected`` where the connection breaks."""
+    def stream(self, path: str, last_id: str = "", **parameters: Any) -> Iterator[ServerEvent]:
+        """Events until the server ends the stream. Raises ``Disconnected`` where the connection breaks, or is silent
+        for ``STREAM_SILENCE_SECONDS``."""
         import httpx2
 
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})}
-        timeout = httpx2.Timeout(CONNECT_SECONDS, read=silence_seconds)
+        timeout = httpx2.Timeout(CONNECT_SECONDS, read=STREAM_SILENCE_SECONDS)
         given = {k: v for k, v in parameters.items() if v not in (None, "")}
         try:
             with self._http().stream("GET", BASE + path, params=given, headers=headers, timeout=timeout) as response:
@@ -118,8 +112,8 @@ class Gateway:
                     raise _failure(response, self.url)
                 yield from parse_events(response.iter_lines())
         except httpx2.ReadTimeout as error:
-            message = f"{self.url} has said nothing for {silence_seconds:g} s."
-            raise Silent(message, exit_code=UNREACHABLE) from error
+            message = f"{self.url} has said nothing for {STREAM_SILENCE_SECONDS:g} s."
+            raise Disconnected(message, exit_code=UNREACHABLE) from error
         except httpx2.TransportError as error:
             message = f"The connection to {self.url} broke off ({error})."
             raise Disconnected(message, exit_code=UNREACHABLE) from error

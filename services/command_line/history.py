@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from services.command_line import console
-from services.command_line.client import Gateway, ServerEvent, Silent
+from services.command_line.client import Gateway, ServerEvent
 from services.command_line.failures import INVALID, NOT_FOUND, Failure
 from services.command_line.narration import sentence
 from services.command_line.options import AsJson, gateway
@@ -17,9 +17,6 @@ from services.command_line.past import located
 from services.command_line.watching import INTERRUPTED, follow
 
 PAGE = 500
-
-# Without --follow, output that is there comes at once; this much silence means that there is no more now.
-CAUGHT_UP_SECONDS = 1.0
 
 
 def logs(
@@ -33,13 +30,9 @@ def logs(
         run = run_of(api, id)
         if run != id:
             console.note(f"{run}:")
-        path = f"/runs/{run}/output/stream"
         try:
-            events = follow(api, path) if follow_on else api.stream(path, silence_seconds=CAUGHT_UP_SECONDS)
-            for event in events:
+            for event in follow(api, f"/runs/{run}/output/stream", follow=None if follow_on else "false"):
                 _print_chunk(event, as_json=as_json)
-        except Silent:
-            pass  # The run goes on; all that there is was shown.
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
 

@@ -3,7 +3,8 @@
 A frame is a chunk of one call: its id the sequence in OUTPUT, its data ``{"call_id", "offset", "text"}``, ``offset``
 being the place of the text in that call's output in bytes. What a restarted writer sent twice is left out by its
 offset; a character that a chunk's end cuts comes whole with the next chunk. Output ages: ``event: truncated`` says what
-is not there any more. ``event: end`` closes the stream when the run has ended and all of its output was sent.
+is not there any more. ``event: end`` closes the stream when the run has ended and all of its output was sent, or, for
+who does not follow, all that there was; its ``status`` is how the run ended, empty while it goes on.
 
 After a reconnect the last chunks before ``Last-Event-ID`` are read again to know where each call stood; a call that
 printed nothing within them starts anew, so that a repetition or a cut character from before them is not recognised.
@@ -116,8 +117,9 @@ class OutputStreams:
         self._feeds = feeds
         self._heartbeat_seconds = heartbeat_seconds
 
-    async def open(self, id: str, *, after: int) -> EventStream:
-        """The output of a run or check above ``after``. Raises ``Transient``, and ``Problem`` for an unknown run."""
+    async def open(self, id: str, *, after: int, follow: bool = True) -> EventStream:
+        """The output of a run or check above ``after``, until it is over, or without ``follow`` only what there is.
+        Raises ``Transient``, and ``Problem`` for an unknown run."""
         self._feeds.check()
         task = await task_of(self._log, id)
         if task is None:
@@ -126,7 +128,7 @@ class OutputStreams:
         head = RETRY + b"id: %d\n\n" % after if after else RETRY + b"\n"
         if after:
             head += await self._skim(id, reader, after)
-        return EventStream(self._frames(id, task.id, reader, head))
+        return EventStream(self._frames(id, task.id, reader, head, follow=follow))
 
     async def _skim(self, id: str, reader: Reader, after: int) -> bytes:
         """Bring the reader to where the client is; a frame that says so where that is not there any more."""
@@ -138,7 +140,9 @@ class OutputStreams:
         reader.last = after
         return b"" if known else truncated(requested=after)
 
-    async def _frames(self, id: str, task_id: str, reader: Reader, head: bytes) -> AsyncGenerator[bytes, None]:
+    async def _frames(
+        self, id: str, task_id: str, reader: Reader, head: bytes, *, follow: bool
+    ) -> AsyncGenerator[bytes, None]:
         yield head
         async for part in self._stored(id, reader, fewest=SMALL_PAGE):
             yield part
@@ -152,10 +156,11 @@ class OutputStreams:
             async for batch in selection.history(self._log, after=0, until=begin):
                 for record in batch:
                     progress.apply(record)
-            async with self._following(id, feed.offer, reader.last):
-                async for part in self._live(feed, progress, reader):
-                    yield part
-        if progress.over:
+            if follow:
+                async with self._following(id, feed.offer, reader.last):
+                    async for part in self._live(feed, progress, reader):
+                        yield part
+        if progress.over or not follow:
             async for part in self._stored(id, reader):
                 yield part
             yield reader.missing(progress) + named("end", {"status": progress.status})

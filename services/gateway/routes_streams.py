@@ -23,6 +23,8 @@ After = Annotated[
     Query(ge=0, le=LARGEST_SEQUENCE, description="Begin after this event; `Last-Event-ID` goes before it."),
 ]
 
+Follow = Annotated[bool, Query(description="`false`: end after what there is now, instead of with the run.")]
+
 
 @router.get("/board/stream", responses=STREAM)
 async def board_stream(request: Request, after: After = None) -> Response:
@@ -57,7 +59,7 @@ async def run_stream(request: Request, id: str, after: After = 0) -> Response:
 
 
 @router.get("/runs/{id}/output/stream", responses=STREAM)
-async def output_stream(request: Request, id: str, after: After = 0) -> Response:
+async def output_stream(request: Request, id: str, after: After = 0, follow: Follow = True) -> Response:
     """What a run, or a gate's check, prints: from its beginning to ``event: end``."""
     begin = requested_after(request, after) or 0
-    return await parts(request).output_streams.open(checked_id(id, "run"), after=begin)
+    return await parts(request).output_streams.open(checked_id(id, "run"), after=begin, follow=follow)

@@ -188,6 +188,9 @@ async def test_output_to_its_end(nats_url: str, tmp_path: Path) -> None:
         await output.write(run, call, 0, text[:9])
         await output.write(run, f"{run}-c2", 0, b"other\n")
         await stack.append("run", run, RunSucceeded(summary="", commit=""))
+        so_far = await _all(frames(stack, f"/runs/{run}/output/stream", follow="false"))
+        assert "".join(frame.data["text"] for frame in so_far[:-1]).replace("other\n", "") == text[:9].decode()
+        assert so_far[-1].name == "end"
         await output.write(run, call, 9, text[9:])
         done = ToolCallCompleted(call_id=call, run_id=run, tool="shell", duration_ms=1, exit_code=0, output_bytes=19)
         await stack.append("environment", "shop-1-development", done)
