@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -228,10 +229,16 @@ async def test_only_one_shim_serves_a_directory(directory: Path) -> None:
 
 
 async def test_the_program_sees_only_what_it_was_given(directory: Path) -> None:
-    """Its own session, no core files, /dev/null as input, no other descriptor, no privileges to gain."""
+    """Its own session, no core files, /dev/null as input, no other descriptor, no privileges to gain, no signal ignored
+    although a service in the background of a script ignores some."""
     script = "env | cut -d= -f1 | sort | tr '\\n' ' '; ulimit -c; ls /proc/self/fd | wc -l; cat; pwd; umask"
     script += "; grep -E 'NoNewPrivs|SigIgn|SigBlk' /proc/self/status"
-    _, printed = await run(make(directory), "c1", "bash", "-c", script)
+    before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)]
+    try:
+        _, printed = await run(make(directory), "c1", "bash", "-c", script)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGQUIT), before, strict=True):
+            signal.signal(number, handler)
     lines = printed.decode().splitlines()
     assert lines[0].split() == [
         "CAIRN_CALL", "CAIRN_ENVIRONMENT", "CAIRN_ENVIRONMENT_DIRECTORY", "PATH", "PWD", "SHLVL", "_", "0",

@@ -95,8 +95,10 @@ class Keeper:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("300")  # Where memory runs out, rather the program than who supervises it.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on.
-            signal.signal(number, signal.SIG_DFL)
+        # Python ignores some, a service in the background of a script SIGINT and SIGQUIT too; exec would hand that on.
+        for number in signal.valid_signals():
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         os.execvpe(self.order["argv"][0], self.order["argv"], self.order["env"])
 
     def supervise(self, output: int) -> tuple[str, str]:
