@@ -21,7 +21,7 @@ from infra.faults.laboratory import PROJECT, WORKER, Laboratory
 from tests.crash.workload import call, turn
 from tests.integration import git_examples
 
-pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 # kind of tool: what it declares, how often it is executed, how it is resolved, and what the model is told
 KINDS: dict[str, tuple[dict[str, object], int, str, str]] = {

@@ -21,7 +21,7 @@ from infra.embedded import stack_file
 from infra.embedded.stack import SERVERS, SERVICES, CannotStart, check_space
 from tests.system.stack import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 CAIRN = (sys.executable, "-P", "-m", "services.command_line")
 

@@ -23,7 +23,7 @@ from infra.settings import Nats, Settings
 from tests.nats_server import NatsServer, free_port
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -29,7 +29,7 @@ from tests.system.examples import bare_remote, lines, until_exists
 from tests.system.stack import wait_until
 from tests.system.two_hosts import LEASE_SECONDS, Host, TwoHosts
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 TEST_COMMAND = "test -s one && test -s two && test -s three"
 

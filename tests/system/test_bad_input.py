@@ -18,7 +18,7 @@ from tests.model_server import Call, ModelServer, Turn, insufficient_quota
 from tests.system.examples import MEND, TEST_COMMAND, repository, shell, submit
 from tests.system.stack import API, CAIRN, SystemStack, clean_environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 TEN_MEGABYTES = 10 * 1024 * 1024
 WORKER = {"grace_seconds": 0.5}

@@ -10,7 +10,7 @@ from tests.model_server import ModelServer, rate_limited
 from tests.system.examples import MEND, TEST_COMMAND, repository, shell, submit
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
 def test_a_storm_of_429_opens_the_breaker_and_one_run_probes(

@@ -17,7 +17,7 @@ from tests.system.stack import API, CAIRN, clean_environment, wait_until
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root"),
 ]
 

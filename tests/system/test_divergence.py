@@ -14,7 +14,7 @@ from tests.system.checks import requests_of
 from tests.system.examples import MEND, NEVER_SECONDS, TEST_COMMAND, repository, shell, submit
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 # So that nobody has to wait for long until a lease lapses; only a runner that is away lets it.
 WORKER = {"lease_seconds": 6.0}

@@ -17,7 +17,7 @@ from tests.system.conftest import SCHEDULING, WORKER, running
 from tests.system.examples import MEND, lines, repository, shell, submit
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 COMMAND = f'echo begun >> "$HOME/begun"; echo half >> half; until [ -e "$HOME/go" ]; do sleep 0.05; done; {MEND}'
 FAULT = {

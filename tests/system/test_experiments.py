@@ -18,7 +18,7 @@ from tests.model_server import ModelServer
 from tests.system.conftest import running
 from tests.system.stack import SystemStack
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 PROJECT = f"cairn-test-{uuid.uuid4().hex[:10]}"
 # Enough for a kill, the next process, its probe and the injection of both.

@@ -17,7 +17,7 @@ from tests.model_server import ModelServer
 from tests.system.examples import MEND, TEST_COMMAND, lines, numbers, repository, shell, submit, until_exists
 from tests.system.stack import CAIRN, SystemStack, clean_environment, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 SECRET = "s3cr3t-Passw0rd-of-the-shop"
 

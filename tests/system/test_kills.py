@@ -30,7 +30,7 @@ from tests.system.examples import (
 )
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
 def test_runner_killed_between_tool_result_and_next_model_step(

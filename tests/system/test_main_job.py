@@ -13,7 +13,7 @@ from tests.model_server import Call, Fault, ModelServer, Turn, dropped, overload
 from tests.system.examples import MEND, MENDED, TEST_COMMAND, bare_remote, lines, repository, shell, submit
 from tests.system.stack import SystemStack
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 DIFF = ["-Helo, world", "+Hello, world"]
 BROKEN_JSON = '{"path": "greeting.txt", "old": '

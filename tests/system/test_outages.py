@@ -21,7 +21,7 @@ from tests.system.conftest import running
 from tests.system.examples import MEND, TEST_COMMAND, lines, numbers, repository, shell, submit, until_exists
 from tests.system.stack import API, SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 # Longer than a process is kept from its work by others; the servers are away for longer still.
 WORKER = {"lease_seconds": 4.0}

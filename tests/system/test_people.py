@@ -16,7 +16,7 @@ from tests.engine import require
 from tests.integration import git_examples
 from tests.system.stack import SystemStack
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 # What lives in containers here is the composed system.
 WORKER = {"isolation": "worktree"}

@@ -19,7 +19,7 @@ from tests.system.checks import assert_calls_ended_once
 from tests.system.examples import lines, until_exists
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 # The notifier says this on its own; it is none of the texts that a test or another service depends on.
 MODULE = "services/notifier/policy.py"

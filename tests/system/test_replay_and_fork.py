@@ -17,7 +17,7 @@ from tests.system.conftest import running
 from tests.system.examples import lines, repository, shell, submit
 from tests.system.stack import CAIRN, SystemStack, clean_environment
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
 class Source:

@@ -23,7 +23,7 @@ from tests.system.conftest import SCHEDULING, running
 from tests.system.examples import MEND, NEVER_SECONDS, TEST_COMMAND, repository, shell, submit, until_exists
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 NAME = "scheduler"
 OVERALL = 4

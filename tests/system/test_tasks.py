@@ -13,7 +13,7 @@ from tests.system.checks import assert_calls_ended_once, requests_of
 from tests.system.examples import MEND, TEST_COMMAND, lines, repository, shell, submit, until_exists
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 # The product's own: a process that does not listen has 20 s at its time limit, but not when it is cancelled.
 WORKER = {"grace_seconds": 20.0}

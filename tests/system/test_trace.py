@@ -12,7 +12,7 @@ from tests.otlp_receiver import ReceivedSpan, otlp_receiver
 from tests.system.conftest import running
 from tests.system.examples import MEND, TEST_COMMAND, repository, shell, submit
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 SERVICES = {f"cairn-{name}" for name in ("gateway", "scheduler", "agent-runner", "environment-manager", "projector")}
 
