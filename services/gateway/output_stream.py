@@ -117,7 +117,7 @@ class OutputStreams:
         self._feeds = feeds
         self._heartbeat_seconds = heartbeat_seconds
 
-    async def open(self, id: str, *, after: int, follow: bool = True) -> EventStream:
+    async def open(self, id: str, *, after: int, follow: bool) -> EventStream:
         """The output of a run or check above ``after``, until it is over, or without ``follow`` only what there is.
         Raises ``Transient``, and ``Problem`` for an unknown run."""
         self._feeds.check()

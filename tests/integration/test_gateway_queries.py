@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
 from events.content import Inline
 from events.project import ProjectAdded
 from events.pull_request import PullRequestOpened
@@ -114,7 +112,6 @@ async def test_every_query(nats_url: str, postgres_url: str, tmp_path: Path) -> 
         assert f"reach {last + 100}" in behind["detail"]
 
 
-@pytest.mark.timeout(180)  # PostgreSQL is set up anew, and started twice.
 async def test_postgres_away(nats_url: str, tmp_path: Path) -> None:
     """Without PostgreSQL queries answer 503 while commands and reads of the log work; it comes back by itself."""
     with postgres_server() as server:

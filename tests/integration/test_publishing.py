@@ -83,6 +83,9 @@ async def test_publish_replaces_only_its_own(workspaces: GitWorkspaces, remote: 
     await published(workspaces, remote, {"new.txt": "a"})
     revised = await published(workspaces, remote, {"new.txt": "b"})
     assert git(remote, "rev-parse", BRANCH) == revised.commit
+    (remote / "refs" / "heads" / "main.lock").touch()
+    with pytest.raises(Transient, match=r"remove .*main\.lock"):
+        await workspaces.merge(str(remote), base="main", head=BRANCH, message="m")
 
     git(tmp_path, "clone", "--quiet", "--branch", BRANCH, str(remote), "person")
     theirs = commit(tmp_path / "person", {"person.txt": "x"})

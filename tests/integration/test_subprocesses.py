@@ -34,6 +34,13 @@ async def test_git_that_prints_can_be_cancelled(tmp_path: Path) -> None:
             await call
 
 
+async def test_git_that_prints_little_more_than_the_limit() -> None:
+    """It may have ended by then: what it printed is cut all the same."""
+    for _ in range(20):
+        answer = await Git().run("--version", limit_bytes=3)
+        assert (answer.stdout, answer.truncated) == (b"git", True)
+
+
 async def test_a_program_that_never_stops_printing() -> None:
     """It is ended, and that it did not end by itself is what is found."""
     found = await try_program("yes", ["--", "a"], answer_seconds=0.5)

@@ -41,7 +41,6 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(180)  # A fetch that was killed leaves a lock that the next one waits out for 10 s.
 @pytest.mark.parametrize("with_git", [True, False], ids=["all at once", "git goes on alone"])
 async def test_killed_at_any_instant(tmp_path: Path, with_git: bool) -> None:
     """After each kill, everything works at once; nothing recorded is lost and the repository is sound."""

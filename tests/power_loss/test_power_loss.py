@@ -19,7 +19,7 @@ from tests.needs import missing
 from tests.power_loss.machine import Machine, lacking
 from tests.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.integration
 
 WRITERS = 8
 WRITING_SECONDS = 2.0

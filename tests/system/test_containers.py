@@ -17,7 +17,7 @@ from tests.system.checks import assert_calls_ended_once
 from tests.system.examples import MEND, TEST_COMMAND, numbers, repository, shell, submit
 from tests.system.stack import SystemStack, wait_until
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.system
 
 # What an installation has by default, but for an image that is here.
 WORKER = {"isolation": "auto", "image": BASE_IMAGE, "memory_mb": 512}

@@ -20,6 +20,7 @@ from events.errors import Permanent, Transient
 from services.environment_manager.adapters.git import Answer, Git, GitFailed, Place, refusal
 
 ATTEMPTS = 16
+# With one command for all, which needs that nothing vanishes under it.
 QUICK_ATTEMPTS = 4
 BUSY_DELAY_SECONDS = 0.2
 

@@ -237,9 +237,9 @@ async def _communicate(
         stdout = await _read(process.stdout, limit_bytes, drain=False)
         truncated = limit_bytes is not None and len(stdout) > limit_bytes
         if truncated:
-            os.killpg(process.pid, signal.SIGKILL)
-            await _read(process.stdout, 0)
-        await process.wait()
+            with suppress(ProcessLookupError):  # It had little more to print, and has ended.
+                os.killpg(process.pid, signal.SIGKILL)
+    await ended(process)
     return stdout[:limit_bytes], errors.result(), truncated
 
 

@@ -67,11 +67,7 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class BranchMoved(Exception):
-    """The remote's branch is no longer where we saw it."""
-
-
-class BranchLocked(BranchMoved):
-    """Another git writes the remote's branch at this moment, or has died there while it did."""
+    """The remote's branch is no longer where we saw it, or another git writes it at this moment; which, it says."""
 
 
 def remote_of(url: str, credentials: Credentials | None = None) -> Remote:
@@ -166,10 +162,12 @@ async def push(
         if not rejected:
             raise refusal(error, f"{branch} cannot be pushed to {remote.url}") from error
         reason = rejected[0].split("\t")[-1]
+        moved = f"{branch} of {remote.url} was changed by others while it was being pushed"
         if error.lock_file is not None:
-            raise BranchLocked(error.lock_file) from error
-        if _MOVED.search(reason):
-            raise BranchMoved(reason) from error
+            moved = f"{branch} of {remote.url} is being written by another git; "
+            moved += f"if by none that lives, remove {error.lock_file}"
+        if error.lock_file is not None or _MOVED.search(reason):
+            raise BranchMoved(moved) from error
         raise _refused(error, remote, branch, reason) from error
 
 

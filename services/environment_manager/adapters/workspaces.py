@@ -29,15 +29,7 @@ from events.errors import Permanent, Transient
 from services.environment_manager.adapters.checkpoints import run, show, snapshot
 from services.environment_manager.adapters.git import DISK_DELAY_SECONDS, Git, Place
 from services.environment_manager.adapters.locks import Locks
-from services.environment_manager.adapters.remotes import (
-    BranchLocked,
-    BranchMoved,
-    Credentials,
-    Offer,
-    offer,
-    push,
-    remote_of,
-)
+from services.environment_manager.adapters.remotes import BranchMoved, Credentials, Offer, offer, push, remote_of
 from services.environment_manager.adapters.repositories import Commit, Repository, forget, kept_in
 from services.environment_manager.adapters.working_trees import (
     Origin,
@@ -50,8 +42,9 @@ from services.environment_manager.adapters.working_trees import (
 )
 from services.environment_manager.ports import Checkpoint, Comparison, Kept, Prepared, Published
 
-PUSH_ATTEMPTS = 3
-MERGE_ATTEMPTS = 10
+# Against others that change the same branch of the remote, one after the other.
+ATTEMPTS = 10
+CHANGING_DELAY_SECONDS = 1.0
 
 _ENVIRONMENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}\Z")
 
@@ -218,8 +211,8 @@ class GitWorkspaces:
         )
 
     async def merge(self, repository_url: str, *, base: str, head: str, message: str, expected: str = "") -> str:
-        repository = self._repository(repository_url)
-        for _ in range(MERGE_ATTEMPTS):
+        repository, changing = self._repository(repository_url), BranchMoved()
+        for _ in range(ATTEMPTS):
             offered = await repository.refresh()
             ours = _branch(offered, base, repository)
             theirs = expected or await repository.resolve(head, offered)
@@ -238,11 +231,11 @@ class GitWorkspaces:
                     replacing=None,
                     into_work_tree=True,
                 )
-            except BranchMoved:
-                continue
-            return commit
-        again = f"{base} of {repository.remote.url} changed {MERGE_ATTEMPTS} times while {head} was being merged"
-        raise Transient(again)
+            except BranchMoved as error:
+                changing = error
+            else:
+                return commit
+        raise Transient(str(changing), delay_seconds=CHANGING_DELAY_SECONDS) from changing
 
     async def diff(self, repository_url: str, older: str, newer: str) -> str:
         repository = self._repository(repository_url)
@@ -391,26 +384,23 @@ class GitWorkspaces:
     async def _push(self, repository: Repository, commit: str, branch: str, earlier: Collection[str]) -> None:
         """Push, replacing only what was pushed from here before, or from elsewhere as ``earlier`` tells. A push that
         outlived the process that began it may move the branch meanwhile."""
-        url = repository.remote.url
         await repository.remember_pushed(branch, commit)
-        replaceable = {*earlier, *await repository.pushed(branch)}
-        for _ in range(PUSH_ATTEMPTS):
+        replaceable, changing = {*earlier, *await repository.pushed(branch)}, BranchMoved()
+        for _ in range(ATTEMPTS):
             current = (await offer(self._git, repository.remote)).heads.get(branch, "")
             if current == commit:
                 return
             if current and current not in replaceable:
-                message = f"{branch} of {url} was not pushed from here, or changed since: remove it there first"
+                where = f"{branch} of {repository.remote.url}"
+                message = f"{where} was not pushed from here, or changed since: remove it there first"
                 raise Permanent(message, slug="push-refused")
             try:
                 await push(self._git, repository.remote, repository.mirror, commit, branch, replacing=current)
-            except BranchLocked as error:
-                message = f"{branch} of {url} is being written by another git; if by none that lives, remove {error}"
-                raise Transient(message, delay_seconds=1.0) from error
-            except BranchMoved:
-                continue
-            return
-        message = f"{branch} of {url} changed {PUSH_ATTEMPTS} times while it was being pushed"
-        raise Transient(message)
+            except BranchMoved as error:
+                changing = error
+            else:
+                return
+        raise Transient(str(changing), delay_seconds=CHANGING_DELAY_SECONDS) from changing
 
 
 def _branch(offered: Offer, branch: str, repository: Repository) -> str:
